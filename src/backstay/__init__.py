@@ -1,0 +1,85 @@
+"""The wiring of a FastAPI service as one library: its parts commit, fail and shut down together.
+
+The front door: each name is imported from its room at its first use, so that `import backstay` stays cheap and a script that
+only needs settings does not pay for a web framework.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backstay.app.application import create_app as create_app
+    from backstay.app.application import install as install
+    from backstay.app.dependencies import ReadSessionDep as ReadSessionDep
+    from backstay.app.dependencies import SessionDep as SessionDep
+    from backstay.app.dependencies import repeatable as repeatable
+    from backstay.app.health import HealthCheck as HealthCheck
+    from backstay.app.problems import Problem as Problem
+    from backstay.app.responses import JSONResponse as JSONResponse
+    from backstay.app.runtime import Runtime as Runtime
+    from backstay.app.runtime import current_runtime as current_runtime
+    from backstay.app.runtime import open_runtime as open_runtime
+    from backstay.app.schemas import InputSchema as InputSchema
+    from backstay.app.schemas import Page as Page
+    from backstay.app.schemas import PageDep as PageDep
+    from backstay.app.schemas import PageParams as PageParams
+    from backstay.app.schemas import PatchSchema as PatchSchema
+    from backstay.app.schemas import Schema as Schema
+    from backstay.app.schemas import SortParams as SortParams
+    from backstay.app.schemas import sort_by as sort_by
+    from backstay.db import Database as Database
+    from backstay.db.model import Model as Model
+    from backstay.db.model import TimestampMixin as TimestampMixin
+    from backstay.logging import configure_logging as configure_logging
+    from backstay.logging import get_logger as get_logger
+    from backstay.redaction import Sensitive as Sensitive
+    from backstay.settings import Settings as Settings
+    from backstay.settings import SettingsConfigDict as SettingsConfigDict
+    from backstay.transaction import after_commit as after_commit
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "Database": "backstay.db",
+    "HealthCheck": "backstay.app.health",
+    "InputSchema": "backstay.app.schemas",
+    "JSONResponse": "backstay.app.responses",
+    "Model": "backstay.db.model",
+    "Page": "backstay.app.schemas",
+    "PageDep": "backstay.app.schemas",
+    "PageParams": "backstay.app.schemas",
+    "PatchSchema": "backstay.app.schemas",
+    "Problem": "backstay.app.problems",
+    "ReadSessionDep": "backstay.app.dependencies",
+    "Runtime": "backstay.app.runtime",
+    "Schema": "backstay.app.schemas",
+    "Sensitive": "backstay.redaction",
+    "SessionDep": "backstay.app.dependencies",
+    "Settings": "backstay.settings",
+    "SettingsConfigDict": "backstay.settings",
+    "SortParams": "backstay.app.schemas",
+    "TimestampMixin": "backstay.db.model",
+    "after_commit": "backstay.transaction",
+    "configure_logging": "backstay.logging",
+    "create_app": "backstay.app.application",
+    "current_runtime": "backstay.app.runtime",
+    "get_logger": "backstay.logging",
+    "install": "backstay.app.application",
+    "open_runtime": "backstay.app.runtime",
+    "repeatable": "backstay.app.dependencies",
+    "sort_by": "backstay.app.schemas",
+}
+
+__all__ = sorted(_ROOMS)  # noqa: PLE0605  held against the imports above by a test
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'backstay' has no attribute {name!r}")
+    value = getattr(import_module(_ROOMS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_ROOMS]

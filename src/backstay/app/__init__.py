@@ -1,0 +1,1 @@
+"""The ground floor: a FastAPI app with its parts joined."""

@@ -1,0 +1,290 @@
+"""One request from its first byte to its access line, as pure ASGI.
+
+Two layers, so that cross-origin headers can be put between them and reach every answer:
+
+    outer   request id, headers on every response, context of log lines, access line
+    inner   unit of work, repetition, body limit, and an answer for every error
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+import secrets
+from collections import deque
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backstay import events
+from backstay.app.installation import Installation, current_exchange
+from backstay.app.problems import render_problem
+from backstay.app.runtime import runtime_variable
+from backstay.app.unit_of_work import UnitOfWork
+from backstay.db import as_app_error, is_repeatable
+from backstay.deadline import seconds_left
+from backstay.logging import get_logger
+
+__all__ = ["Exchange"]
+
+_logger = logging.getLogger("backstay.app")
+_access = get_logger("backstay.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
+_REPLAY_BYTES = 1024 * 1024
+_FIRST_PAUSE_SECONDS = 0.005
+_LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
+
+class ResponseStoppedError(Exception):
+    """Unwinds the app when its response must not be sent; the reason is kept in the exchange."""
+
+
+class Exchange:
+    """One HTTP request and its answer."""
+
+    __slots__ = (
+        "_installation",
+        "_is_started",
+        "_send_outside",
+        "_stopped_by",
+        "_task",
+        "_watcher",
+        "began",
+        "inbox",
+        "has_left",
+        "request_id",
+        "scope",
+        "status",
+        "unit",
+    )
+
+    def __init__(self, installation: Installation, scope: Scope, receive: Receive, send: Send) -> None:
+        self._installation = installation
+        self._send_outside = send
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_started = False
+        self._stopped_by: Exception | None = None
+        self.began = perf_counter()
+        self.has_left = False
+        self.inbox = Inbox(receive, max_bytes=installation.max_body_bytes)
+        self.scope = scope
+        self.status = 0
+        self.unit: UnitOfWork | None = None
+        self.request_id = _request_id(scope, installation.request_id_header)
+        scope["backstay.request_id"] = self.request_id
+        scope["backstay.exchange"] = self
+
+    # The outer layer.
+
+    async def run(self, app: ASGIApp) -> None:
+        """Serve the request through `app` and write its access line."""
+        runtime_token = runtime_variable.set(self._installation.runtime)
+        token = current_exchange.set(self)
+        self._installation.in_flight.add(self)
+        try:
+            await app(self.scope, self.inbox, self.send)
+        except asyncio.CancelledError:
+            if not self.has_left or self._task is None:
+                raise
+            self._task.uncancel()
+            self.status = self.status or _LEFT_STATUS
+        finally:
+            self._installation.in_flight.discard(self)
+            if self._watcher is not None:
+                self._watcher.cancel()
+            self._finish()
+            current_exchange.reset(token)
+            runtime_variable.reset(runtime_token)
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with the headers that every response carries."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
+            headers[self._installation.request_id_header] = self.request_id
+            for name, value in self._installation.response_headers:
+                headers.setdefault(name, value)
+        await self._send_outside(message)
+
+    @property
+    def route(self) -> str | None:
+        """The template of the route that serves the request, once it is known; with the prefixes of its routers."""
+        routed = self.scope.get("backstay.routed", self.scope)
+        context = routed.get("fastapi", {}).get("effective_route_context")
+        path = getattr(context, "path_format", None) or getattr(routed.get("route"), "path", None)
+        return path if isinstance(path, str) else None
+
+    def _finish(self) -> None:
+        seconds = perf_counter() - self.began
+        method = self.scope["method"]
+        if self._installation.logs_access:
+            write = _access.debug if self.scope["path"] in self._installation.quiet_paths else _access.info
+            write(
+                "request",
+                method=method,
+                path=self.scope["path"],
+                status=self.status,
+                milliseconds=round(seconds * 1000, 2),
+            )
+        if events.is_watched():
+            events.emit(
+                events.RequestFinished(
+                    request_id=self.request_id,
+                    method=method,
+                    route=self.route,
+                    status=self.status,
+                    seconds=seconds,
+                )
+            )
+
+    def watch_for_leaving(self) -> None:
+        """Cancel the request when its caller goes away; only for requests that change nothing."""
+        if self._watcher is None and not self._is_started and self.scope["method"] in {"GET", "HEAD"}:
+            self._watcher = asyncio.create_task(self._cancel_when_left())
+
+    async def _cancel_when_left(self) -> None:
+        await self.inbox.wait_for_disconnect()
+        if self._task is not None and not self._is_started:
+            self.has_left = True
+            self._task.cancel()
+
+    # The inner layer.
+
+    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app, as often as a repeatable route needs, and answer every error it leaves."""
+        attempt = 0
+        if self.inbox.is_too_large(scope):
+            await self._answer(HTTPException(413), scope, receive, send)
+            return
+        while True:
+            error = await self._attempt(app, scope, receive, send)
+            if error is None:
+                return
+            if not self._may_repeat(error, attempt):
+                break
+            attempt += 1
+            await self._pause(attempt)
+        await self._answer(error, scope, receive, send)
+
+    async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Exception | None:
+        routed = dict(scope)  # the router writes into it, and another attempt starts afresh
+        self.scope["backstay.routed"] = routed
+        self._stopped_by = None
+        unit = self.unit = UnitOfWork(self._installation.database) if self._installation.has_started else None
+        try:
+            await app(routed, receive, lambda message: self._end_unit_then_send(message, send))
+        except Exception as error:  # noqa: BLE001  the last resort: every error gets an answer
+            return self._stopped_by or error
+        finally:
+            if unit is not None:
+                await unit.abandon()
+        return self._stopped_by
+
+    async def _end_unit_then_send(self, message: Message, send: Send) -> None:
+        if self._stopped_by is not None:
+            raise ResponseStoppedError
+        if message["type"] == "http.response.start" and self.unit is not None:
+            await self._end_unit(message["status"])
+            self._is_started = True
+        await send(message)
+
+    async def _end_unit(self, status: int) -> None:
+        assert self.unit is not None
+        handled = self.unit.error
+        try:
+            if isinstance(handled, Exception) and is_repeatable(handled) and self.unit.is_repeatable:
+                raise handled  # a handler made a response of it, which a repetition may spare the caller
+            await self.unit.end(status=status)
+        except Exception as error:
+            self._stopped_by = error
+            raise ResponseStoppedError from error
+
+    def _may_repeat(self, error: Exception, attempt: int) -> bool:
+        return (
+            self.unit is not None
+            and self.unit.is_repeatable
+            and not self._is_started
+            and is_repeatable(error)
+            and attempt < self._installation.repeat_attempts
+            and self.inbox.can_replay
+            and seconds_left() != 0.0
+        )
+
+    async def _pause(self, attempt: int) -> None:
+        if events.is_watched():
+            events.emit(events.RequestRepeated(route=self.route or "", attempt=attempt))
+        self.inbox.replay()
+        # Full jitter: those who met once are spread out, and the spread doubles each time.
+        await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
+
+    async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_started:
+            _logger.error("A response broke off after its first byte.", exc_info=error)
+            return  # the server sees an incomplete response and closes the connection
+        request = Request(self.scope.get("backstay.routed", scope), receive)
+        response = await render_problem(request, error, meaning=as_app_error(error))
+        if response.status_code >= 500:
+            _logger.error("A request failed.", exc_info=error)
+        await response(scope, receive, send)
+
+
+class Inbox:
+    """The request's body and the news that the caller left; limits the one, and can play it again."""
+
+    __slots__ = ("_bytes", "_kept", "_max_bytes", "_pending", "_receive", "can_replay")
+
+    def __init__(self, receive: Receive, *, max_bytes: int | None) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._kept: list[Message] = []
+        self._pending: deque[Message] = deque()
+        self.can_replay = True
+
+    def is_too_large(self, scope: Scope) -> bool:
+        """Return whether the request says of itself that its body is over the limit."""
+        declared = Headers(scope=scope).get("content-length", "")
+        return self._max_bytes is not None and declared.isdecimal() and int(declared) > self._max_bytes
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        if self._pending:
+            return self._pending.popleft()
+        return self._keep(await self._receive())
+
+    def _keep(self, message: Message) -> Message:
+        if message["type"] != "http.request":
+            return message
+        self._bytes += len(message.get("body", b""))
+        if self._max_bytes is not None and self._bytes > self._max_bytes:
+            raise HTTPException(413)
+        if self._bytes <= _REPLAY_BYTES:
+            self._kept.append(message)
+        else:
+            self.can_replay = False
+            self._kept.clear()
+        return message
+
+    def replay(self) -> None:
+        """Start again from the first message."""
+        self._pending = deque(self._kept)
+
+    async def wait_for_disconnect(self) -> None:
+        """Return when the caller has left; what arrives meanwhile is kept for the app."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._pending.append(message)
+                return
+            self._pending.append(self._keep(message))
+
+
+def _request_id(scope: Scope, header: str) -> str:
+    given = Headers(scope=scope).get(header)
+    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

@@ -1,0 +1,141 @@
+"""`create_app` and `install`: a FastAPI app with everything joined, or an existing app with the parts that change no answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, TypedDict, Unpack
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from backstay.app.documentation import add_documentation
+from backstay.app.health import HealthCheck, add_health
+from backstay.app.installation import Installation
+from backstay.app.middleware import BackstayMiddleware
+from backstay.app.openapi import refine_openapi
+from backstay.app.problems import ProblemShape, add_problem_handlers, problem_response
+from backstay.logging import Processor
+from backstay.settings import Settings
+
+__all__ = ["FastAPIOptions", "create_app", "install"]
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+
+class FastAPIOptions(TypedDict, total=False):
+    """What `create_app` passes on to `FastAPI`."""
+
+    title: str
+    summary: str | None
+    description: str
+    version: str
+    openapi_url: str | None
+    openapi_tags: list[dict[str, Any]] | None
+    servers: list[dict[str, str | Any]] | None
+    terms_of_service: str | None
+    contact: dict[str, str | Any] | None
+    license_info: dict[str, str | Any] | None
+    dependencies: Sequence[Any]
+    redirect_slashes: bool
+
+
+_SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+)
+_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    routers: Sequence[APIRouter] = (),
+    lifespan: Lifespan | None = None,
+    health_checks: Sequence[HealthCheck] = (),
+    problem_shape: ProblemShape = problem_response,
+    log_processors: Sequence[Processor] = (),
+    **options: Unpack[FastAPIOptions],
+) -> FastAPI:
+    """Return a FastAPI app whose parts commit, fail and shut down together.
+
+    Args:
+        settings: The service's settings; an instance of its own subclass of `Settings`.
+        routers: Included in this order.
+        lifespan: Runs inside backstay's: `current_runtime()` is there.
+        health_checks: Asked by `/readyz` beside the database.
+        problem_shape: Makes the body of every error; an RFC 9457 problem document unless replaced.
+        log_processors: See and change each log event before it is redacted.
+        **options: Passed on to `FastAPI`.
+
+    Raises:
+        ConfigurationError: A setting or a declaration is wrong.
+    """
+    options.setdefault("title", settings.name)
+    app = FastAPI(
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        **options,
+    )
+    installation = install(app, settings, health_checks=health_checks)
+    installation.response_headers = _response_headers(settings)
+    installation.max_body_bytes = settings.http.max_body_bytes
+    installation.log_processors = tuple(log_processors)
+    add_problem_handlers(app, shape=problem_shape)
+    for router in routers:
+        app.include_router(router)
+    refine_openapi(app, has_problems=problem_shape is problem_response)
+    if _serves_documentation(settings):
+        add_documentation(app)
+    return app
+
+
+def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthCheck] = ()) -> Installation:
+    """Give an existing app sessions, request ids, logs and health routes; no answer of its routes changes.
+
+    Call it before the app serves, after its own middleware is added. Returns what is left at `app.state.backstay`.
+    """
+    installation = Installation(settings)
+    app.state.backstay = installation
+    app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
+    app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
+    add_health(app, lambda: (*installation.checks(), *health_checks), is_draining=lambda: installation.is_draining)
+    return installation
+
+
+def _serves_documentation(settings: Settings) -> bool:
+    if settings.http.docs is None:
+        return settings.environment != "production"
+    return settings.http.docs
+
+
+def _lifespan_around(inner: Any, installation: Installation) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+        async with installation.running(), inner(app) as state:
+            yield state
+
+    return lifespan
+
+
+def _response_headers(settings: Settings) -> tuple[tuple[str, str], ...]:
+    return (*_SECURITY_HEADERS, _TRANSPORT_SECURITY) if settings.environment == "production" else _SECURITY_HEADERS
+
+
+def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...]:
+    if not settings.http.cors_origins:
+        return ()
+    return (
+        partial(
+            CORSMiddleware,
+            allow_origins=settings.http.cors_origins,
+            allow_credentials=settings.http.cors_credentials,
+            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=(settings.http.request_id_header,),
+        ),
+    )

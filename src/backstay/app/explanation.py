@@ -1,0 +1,174 @@
+"""What is on and what is off in a service, and which setting decided it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backstay.redaction import Redactor
+from backstay.settings import Settings, explain_settings
+
+__all__ = ["Part", "parts", "variable_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a service, as `backstay explain` and the start tell it.
+
+    Attributes:
+        name: What it is called: `documentation`.
+        is_on: Whether the service has it.
+        state: `on`, `off`, or which of several forms it has: `JSON`.
+        reason: Why, to be read after "because".
+        setting: The setting that decides it, `http.docs`; None when code does.
+    """
+
+    name: str
+    is_on: bool
+    state: str
+    reason: str
+    setting: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.state}, because {self.reason}"
+
+
+def parts(settings: Settings, *, has_policy: bool = True) -> list[Part]:
+    """Return the parts of a service, in the order in which one asks for them.
+
+    Args:
+        settings: The settings that it was made with.
+        has_policy: Whether `create_app` made it; False after `install`, which changes no answer of an app.
+    """
+    explainer = _Explainer(settings)
+    return [
+        explainer.explain_database(),
+        explainer.explain_migrations(),
+        explainer.explain_documentation(has_policy=has_policy),
+        explainer.explain_cross_origin(),
+        *explainer.explain_policy(has_policy=has_policy),
+        explainer.explain_transport_security(has_policy=has_policy),
+        explainer.explain_access_lines(),
+        explainer.explain_log_format(),
+        explainer.explain_proxies(),
+        explainer.explain_debug(),
+    ]
+
+
+def variable_name(settings: Settings, setting: str) -> str:
+    """Return the environment variable of a setting: `SHOP_SERVER__PORT` for `server.port`."""
+    return next(origin.variable for origin in explain_settings(settings) if origin.name == setting)
+
+
+class _Explainer:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._origins = {origin.name: origin for origin in explain_settings(settings, redactor=Redactor())}
+
+    def explain_database(self) -> Part:
+        database = self._settings.database
+        url = database.url.get_secret_value()
+        if url.startswith("postgresql"):
+            state = f"PostgreSQL at {self._origins['database.url'].value}"
+        elif database.is_in_memory:
+            state = "SQLite in memory, gone when the process ends"
+        else:
+            path = url.partition(":///")[2].partition("?")[0]
+            state = f"SQLite file {Path(path).resolve()} with a write-ahead log"
+        return Part("database", True, state, self._tell("database.url", shown=False), "database.url")
+
+    def explain_migrations(self) -> Part:
+        chosen = self._settings.database.upgrade_on_start
+        is_on = self._is_development if chosen is None else chosen
+        return self._decide(
+            "migrations at start", "database.upgrade_on_start", is_on=is_on, by_environment=chosen is None
+        )
+
+    def explain_documentation(self, *, has_policy: bool) -> Part:
+        if not has_policy:
+            return _installed("documentation", "the app's own pages are as its code has them")
+        chosen = self._settings.http.docs
+        is_on = not self._is_production if chosen is None else chosen
+        return self._decide("documentation", "http.docs", is_on=is_on, by_environment=chosen is None)
+
+    def explain_cross_origin(self) -> Part:
+        is_on = bool(self._settings.http.cors_origins)
+        return self._decide("CORS", "http.cors_origins", is_on=is_on)
+
+    def explain_policy(self, *, has_policy: bool) -> Iterator[Part]:
+        if not has_policy:
+            for name in ("security headers", "problem documents", "body limit"):
+                yield _installed(name, "install() changes no answer of an existing app; create_app() has it")
+            return
+        yield Part("security headers", True, "on", "create_app() made the app", None)
+        yield Part("problem documents", True, "on", "create_app() made the app", None)
+        limit = f"{self._settings.http.max_body_bytes} bytes"
+        yield Part("body limit", True, limit, self._tell("http.max_body_bytes"), "http.max_body_bytes")
+
+    def explain_transport_security(self, *, has_policy: bool) -> Part:
+        is_on = has_policy and self._is_production
+        name = "strict transport security"
+        return Part(name, is_on, _word(is_on), self._environment, "environment")
+
+    def explain_access_lines(self) -> Part:
+        return self._decide("access lines", "logging.access", is_on=self._settings.logging.access)
+
+    def explain_log_format(self) -> Part:
+        chosen = self._settings.logging.format
+        reason = self._tell("logging.format")
+        if chosen != "auto":
+            return Part("log format", True, chosen, reason, "logging.format")
+        state = "json" if self._is_production else "console on a terminal, json elsewhere"
+        return Part("log format", True, state, f"{reason} and {self._environment}", "logging.format")
+
+    def explain_proxies(self) -> Part:
+        trusted = self._settings.server.trusted_proxies
+        state = f"believed from {', '.join(trusted)}" if trusted else "off"
+        return Part(
+            "proxy headers",
+            bool(trusted),
+            state,
+            self._tell("server.trusted_proxies"),
+            "server.trusted_proxies",
+        )
+
+    def explain_debug(self) -> Part:
+        return self._decide("tracebacks to callers", "debug", is_on=self._settings.debug)
+
+    def _decide(self, name: str, setting: str, *, is_on: bool, by_environment: bool = False) -> Part:
+        reason = self._tell(setting)
+        return Part(
+            name,
+            is_on,
+            _word(is_on),
+            f"{reason} and {self._environment}" if by_environment else reason,
+            setting,
+        )
+
+    def _tell(self, setting: str, *, shown: bool = True) -> str:
+        """Return what was said about a setting: `SHOP_HTTP__DOCS is not set`, `SHOP_DEBUG is true`."""
+        origin = self._origins[setting]
+        if origin.source == "default":
+            return f"{origin.variable} is not set"
+        if origin.source == "argument":
+            return f"the code sets {setting}"
+        return f"{origin.variable} is {origin.value or 'empty'}" if shown else f"{origin.variable} is set"
+
+    @property
+    def _is_production(self) -> bool:
+        return self._settings.environment == "production"
+
+    @property
+    def _is_development(self) -> bool:
+        return self._settings.environment == "development"
+
+    @property
+    def _environment(self) -> str:
+        return f"the environment is {self._settings.environment}"
+
+
+def _installed(name: str, reason: str) -> Part:
+    return Part(name, False, "off", reason, None)
+
+
+def _word(is_on: bool) -> str:
+    return "on" if is_on else "off"

@@ -1,0 +1,137 @@
+"""What `install` leaves on an app: its settings, and the running state that the middleware looks at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from backstay.app.health import HealthCheck
+from backstay.app.runtime import Runtime, open_runtime
+from backstay.db import Database
+from backstay.db.migrations import Migrations
+from backstay.db.model import Model
+from backstay.logging import EventDict, Processor, configure_logging
+from backstay.settings import Settings
+
+__all__ = ["InFlight", "Installation", "current_exchange"]
+
+_SWEEP_SECONDS = 0.1
+
+
+class InFlight(Protocol):
+    """A request that is being served."""
+
+    request_id: str
+
+    @property
+    def route(self) -> str | None:
+        """The template of its route, once it is known."""
+        ...
+
+    def watch_for_leaving(self) -> None:
+        """Notice when the caller goes away."""
+        ...
+
+
+current_exchange: ContextVar[InFlight | None] = ContextVar("backstay.exchange", default=None)
+
+
+class Installation:
+    """backstay on one app; found as `app.state.backstay`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.runtime: Runtime | None = None
+        self.in_flight: set[InFlight] = set()
+        self.is_draining = False
+        self.response_headers: tuple[tuple[str, str], ...] = ()
+        self.quiet_paths = frozenset({"/livez", "/readyz"})
+        self.max_body_bytes: int | None = None
+        self.log_processors: tuple[Processor, ...] = ()
+
+    @property
+    def request_id_header(self) -> str:
+        """The header that carries the request id in and out."""
+        return self.settings.http.request_id_header
+
+    @property
+    def logs_access(self) -> bool:
+        """Whether each request writes a line."""
+        return self.settings.logging.access
+
+    @property
+    def repeat_attempts(self) -> int:
+        """How often a repeatable request runs again at the most."""
+        return self.settings.database.repeat_attempts
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the lifespan runs."""
+        return self.runtime is not None
+
+    @property
+    def database(self) -> Database:
+        """The database of the running service."""
+        assert self.runtime is not None
+        return self.runtime.database
+
+    def checks(self) -> tuple[HealthCheck, ...]:
+        """The built-in readiness checks."""
+        return (HealthCheck("database", self.database.check),)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Runtime]:
+        """Open the runtime for the time the app serves."""
+        if self.settings.environment != "test":
+            self.configure_logging()
+        async with open_runtime(self.settings) as runtime:
+            await self._bring_schema_up(runtime.database)
+            self.runtime = runtime
+            sweeper = runtime.background.start(self._sweep(), name="backstay.sweeper")
+            try:
+                yield runtime
+            finally:
+                sweeper.cancel()
+                self.runtime = None
+
+    def configure_logging(self) -> None:
+        """Put every log line of the process into backstay's shape; each one of a request names it."""
+        configure_logging(
+            self.settings.logging,
+            production=self.settings.environment == "production",
+            processors=(add_request, *self.log_processors),
+        )
+
+    @property
+    def upgrades_at_start(self) -> bool:
+        """Whether pending migrations run when the service starts, instead of stopping it."""
+        wanted = self.settings.database.upgrade_on_start
+        return self.settings.environment == "development" if wanted is None else wanted
+
+    async def _bring_schema_up(self, database: Database) -> None:
+        if self.settings.environment == "test":
+            return  # tests bring their tables themselves
+        migrations = Migrations(Model.metadata, self.settings.database.migrations)
+        if self.upgrades_at_start:
+            await migrations.upgrade(database.engine)
+        else:
+            await migrations.require_current(database.engine)
+
+    async def _sweep(self) -> None:
+        # One task for all requests: watching each from its start would cost every short one.
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            for exchange in tuple(self.in_flight):
+                exchange.watch_for_leaving()
+
+
+def add_request(logger: object, method: str, event: EventDict) -> EventDict:
+    """Put the current request's id and route into a log event."""
+    exchange = current_exchange.get()
+    if exchange is not None:
+        event.setdefault("request_id", exchange.request_id)
+        event.setdefault("route", exchange.route)
+    return event

@@ -1,0 +1,146 @@
+"""`backstay db`: the service's migrations, on the database that its settings name."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from backstay.cli.messages import say
+from backstay.cli.outages import explain_database_error, outlive_drivers
+from backstay.cli.project import enter_project, load_app
+from backstay.db import Database
+from backstay.db.migrations import Migrations, Revision
+from backstay.db.model import Model
+from backstay.logging import configure_logging
+from backstay.settings import Settings
+
+__all__ = ["downgrade", "show_current", "show_history", "upgrade", "write_revision"]
+
+
+def write_revision(app: str | None, *, message: str, autogenerate: bool) -> None:
+    """Write the next migration, and its path to standard output.
+
+    Args:
+        app: `module:attribute`, instead of what pyproject.toml says.
+        message: What it does.
+        autogenerate: Write what differs between the models and the database; else leave it empty.
+    """
+
+    async def write(opened: _Opened) -> None:
+        path = await opened.migrations.revision(
+            opened.database.engine, message=message, autogenerate=autogenerate
+        )
+        typer.echo(path)
+        say("Read it, then run: backstay db upgrade")
+
+    _run(app, write)
+
+
+def upgrade(app: str | None, *, revision: str) -> None:
+    """Run the pending migrations.
+
+    Args:
+        app: `module:attribute`, instead of what pyproject.toml says.
+        revision: Where to go: `head`, an id or its beginning, or a number of steps such as `+1`.
+    """
+
+    async def move(opened: _Opened) -> None:
+        _tell(await opened.migrations.upgrade(opened.database.engine, revision=revision), "ran")
+
+    _run(app, move)
+
+
+def downgrade(app: str | None, *, revision: str) -> None:
+    """Take migrations back.
+
+    Args:
+        app: `module:attribute`, instead of what pyproject.toml says.
+        revision: Where to go: `base`, an id or its beginning, or a number of steps such as `-1`.
+    """
+
+    async def move(opened: _Opened) -> None:
+        _tell(await opened.migrations.downgrade(opened.database.engine, revision=revision), "was taken back")
+
+    _run(app, move)
+
+
+def show_history(app: str | None) -> None:
+    """Write the migrations to standard output, newest first; no database is asked."""
+    loaded = load_app(enter_project(app))
+    revisions = _find_migrations(loaded.settings).history()
+    for revision in revisions:
+        typer.echo(_describe(revision))
+    if not revisions:
+        folder = loaded.settings.database.migrations
+        say(f'There are no migrations in {folder}. Write one: backstay db revision -m "first tables"')
+
+
+def show_current(app: str | None) -> None:
+    """Write the migrations that the database is at to standard output, and say what it lacks."""
+
+    async def show(opened: _Opened) -> None:
+        for revision in await opened.migrations.current(opened.database.engine):
+            typer.echo(_describe(revision))
+        pending = await opened.migrations.pending(opened.database.engine)
+        if pending:
+            say(f"{_count(pending)} not yet run, up to {pending[-1].id}. Run: backstay db upgrade")
+        else:
+            say("No migration is pending.")
+
+    _run(app, show)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    database: Database
+    migrations: Migrations
+
+
+def _run(app: str | None, act: Callable[[_Opened], Coroutine[Any, Any, None]]) -> None:
+    loaded = load_app(enter_project(app))
+    _log_as_talk(loaded.settings)
+    asyncio.run(_act(loaded.settings, act))
+
+
+def _log_as_talk(settings: Settings) -> None:
+    """Write logs to standard error: standard output is for what the command was asked for."""
+    configure_logging(settings.logging, production=settings.environment == "production", stream=sys.stderr)
+    # It tells each of its plugins and every look at a table.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+async def _act(settings: Settings, act: Callable[[_Opened], Coroutine[Any, Any, None]]) -> None:
+    database = Database(settings.database)
+    try:
+        await act(_Opened(database, _find_migrations(settings)))
+    except Exception as error:
+        await outlive_drivers()
+        explained = explain_database_error(error, settings)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        await database.close()
+
+
+def _find_migrations(settings: Settings) -> Migrations:
+    return Migrations(Model.metadata, settings.database.migrations)
+
+
+def _describe(revision: Revision) -> str:
+    return f"{revision.id}  {revision.message}".rstrip()
+
+
+def _tell(revisions: Sequence[Revision], what: str) -> None:
+    for revision in revisions:
+        say(f"{_describe(revision)}: {what}")
+    if not revisions:
+        say("There is nothing to do: the database is there already.")
+
+
+def _count(revisions: Sequence[Revision]) -> str:
+    return "1 migration is" if len(revisions) == 1 else f"{len(revisions)} migrations are"

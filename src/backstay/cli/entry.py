@@ -1,0 +1,260 @@
+"""The commands and their options; what a command does is imported when it runs, so that `--help` is quick."""
+
+# ruff: noqa: PLC0415  for the same reason
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backstay.cli.messages import NOBODY_READS, complain, reporting, say, silence_output
+from backstay.errors import did_you_mean
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+database_commands = typer.Typer(rich_markup_mode=None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: What follows the program's name; the process' own when None.
+    """
+    try:
+        code = _run(arguments)
+        print(end="", flush=True)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        silence_output()
+        return NOBODY_READS
+    except OSError as error:
+        silence_output()
+        complain(f"The output cannot be written: {error.strerror}.")
+        return 1
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="backstay", standalone_mode=False)
+    except typer.TyperException as error:
+        complain(_describe_misuse(error), hint=_find_help(error))
+        return error.exit_code
+    except typer.Abort:
+        return _INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _describe_misuse(error: typer.TyperException) -> str:
+    known = getattr(error, "possibilities", None)
+    if not known:
+        return f"{error.format_message().removesuffix('.')}.".replace("?.", "?")
+    return f"{error.message}.{did_you_mean(getattr(error, 'option_name', ''), known)}"
+
+
+def _find_help(error: typer.TyperException) -> str:
+    context: typer.Context | None = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'backstay'} --help"
+
+
+AppOption = Annotated[
+    str | None,
+    typer.Option(
+        "--app",
+        metavar="MODULE:ATTRIBUTE",
+        help="The app, instead of the one that pyproject.toml names.",
+        show_default=False,
+    ),
+]
+TracebackOption = Annotated[
+    bool, typer.Option("--traceback", help="Show the whole traceback when your code raises.")
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(help="The address to listen on, instead of the setting server.host.", show_default=False),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        help="The port to listen on, instead of the setting server.port; 0 takes a free one.",
+        min=0,
+        max=65535,
+        show_default=False,
+    ),
+]
+
+
+def _refuse_option(value: str) -> str:
+    """Refuse what begins like an option and is no number of steps; Click is told to let `-1` pass."""
+    if value.startswith("-") and not value[1:].isdigit():
+        raise typer.BadParameter(f"{value} is neither an option nor a revision.")
+    return value
+
+
+@app.callback(invoke_without_command=True)
+def _backstay(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Make, run and look after FastAPI services.
+
+    Commands that need your app find it through [tool.backstay] in the nearest pyproject.toml,
+    such as app = "shop.main:app", and run in that file's folder.
+    """
+    if version:
+        from importlib.metadata import version as find_version
+
+        typer.echo(f"backstay {find_version('backstay')}")
+        raise typer.Exit
+    _explain_when_alone(context)
+
+
+def _explain_when_alone(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def new(
+    folder: Annotated[
+        Path, typer.Argument(help="Where to write it; the last part names the service.", show_default=False)
+    ],
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a new service into FOLDER."""
+    from backstay.cli.new import write_service
+
+    with reporting(traceback=traceback):
+        write_service(folder)
+
+
+@app.command()
+def dev(
+    app: AppOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Serve the app while you work on it; a change starts it again."""
+    from backstay.cli.development import serve_development
+
+    with reporting(traceback=traceback):
+        raise typer.Exit(serve_development(app, host=host, port=port, traceback=traceback))
+
+
+@app.command()
+def run(
+    app: AppOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="How many processes serve, instead of the setting server.workers.", min=1, show_default=False
+        ),
+    ] = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Serve the app; SIGTERM lets running requests finish."""
+    from backstay.cli.production import serve_production
+
+    with reporting(traceback=traceback):
+        raise typer.Exit(serve_production(app, host=host, port=port, workers=workers, traceback=traceback))
+
+
+@database_commands.callback(invoke_without_command=True)
+def _database(context: typer.Context) -> None:
+    """Write and run the migrations of the app's database."""
+    _explain_when_alone(context)
+
+
+@database_commands.command()
+def revision(
+    message: Annotated[
+        str, typer.Option("--message", "-m", help="What the migration does.", show_default=False)
+    ],
+    autogenerate: Annotated[
+        bool,
+        typer.Option(
+            "--autogenerate/--empty", help="Write what the models have and the database lacks, or nothing."
+        ),
+    ] = True,
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Write the next migration."""
+    from backstay.cli.database import write_revision
+
+    with reporting(traceback=traceback):
+        write_revision(app, message=message, autogenerate=autogenerate)
+
+
+@database_commands.command()
+def upgrade(
+    revision: Annotated[str, typer.Argument(help="Where to go: head, an id, or +1.")] = "head",
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Run the pending migrations."""
+    from backstay.cli.database import upgrade as upgrade_database
+
+    with reporting(traceback=traceback):
+        upgrade_database(app, revision=revision)
+
+
+@database_commands.command(context_settings={"ignore_unknown_options": True})
+def downgrade(
+    revision: Annotated[
+        str,
+        typer.Argument(help="Where to go: -1, an id, or base.", show_default=False, callback=_refuse_option),
+    ],
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Take migrations back."""
+    from backstay.cli.database import downgrade as downgrade_database
+
+    with reporting(traceback=traceback):
+        downgrade_database(app, revision=revision)
+
+
+@database_commands.command()
+def history(app: AppOption = None, traceback: TracebackOption = False) -> None:
+    """List the migrations, newest first."""
+    from backstay.cli.database import show_history
+
+    with reporting(traceback=traceback):
+        show_history(app)
+
+
+@database_commands.command()
+def current(app: AppOption = None, traceback: TracebackOption = False) -> None:
+    """Show the migration that the database is at."""
+    from backstay.cli.database import show_current
+
+    with reporting(traceback=traceback):
+        show_current(app)
+
+
+app.add_typer(database_commands, name="db")
+
+
+@app.command()
+def explain(
+    app: AppOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")] = False,
+    traceback: TracebackOption = False,
+) -> None:
+    """Show each setting with its origin, each part with its reason."""
+    from backstay.cli.explain import explain as explain_app
+
+    with reporting(traceback=traceback):
+        explain_app(app, as_json=as_json)

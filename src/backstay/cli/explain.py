@@ -1,0 +1,69 @@
+"""`backstay explain`: every setting with its origin, every part with its reason."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import typer
+
+from backstay import json
+from backstay.app.explanation import Part, parts
+from backstay.cli.project import LoadedApp, enter_project, load_app
+from backstay.redaction import Redactor
+from backstay.settings import SettingOrigin, explain_settings
+
+__all__ = ["explain"]
+
+
+def explain(app: str | None, *, as_json: bool) -> None:
+    """Write what the app is made of to standard output.
+
+    Args:
+        app: `module:attribute`, instead of what pyproject.toml says.
+        as_json: One JSON document, for machines.
+
+    Raises:
+        ConfigurationError: The app cannot be found, or a setting is wrong.
+    """
+    loaded = load_app(enter_project(app))
+    origins = explain_settings(loaded.settings, redactor=Redactor(loaded.settings.logging.redact_keys))
+    if as_json:
+        typer.echo(json.dumps(_describe(loaded, origins)))
+        return
+    _write_settings(origins)
+    typer.echo()
+    for part in _list_parts(loaded):
+        typer.echo(part)
+
+
+def _describe(loaded: LoadedApp, origins: list[SettingOrigin]) -> dict[str, object]:
+    return {
+        "app": loaded.project.reference,
+        "settings": [asdict(origin) for origin in origins],
+        "parts": [asdict(part) for part in _list_parts(loaded)],
+    }
+
+
+def _list_parts(loaded: LoadedApp) -> list[Part]:
+    return parts(loaded.settings, has_policy=loaded.has_policy)
+
+
+def _write_settings(origins: list[SettingOrigin]) -> None:
+    rows = [(one.name, one.value or "empty", one.variable, one.source) for one in origins]
+    if sys.stdout.isatty():
+        from backstay.cli.tables import print_table  # noqa: PLC0415  Rich costs more than the rest
+
+        print_table(("setting", "value", "variable", "origin"), rows)
+    else:
+        _write_columns(rows)
+
+
+def _write_columns(rows: list[tuple[str, str, str, str]]) -> None:
+    widths = [max(map(len, column)) for column in _transpose(rows)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _transpose(rows: Iterable[tuple[str, ...]]) -> Iterable[tuple[str, ...]]:
+    return zip(*rows, strict=True)

@@ -1,0 +1,101 @@
+"""`backstay run`: one or many processes, a graceful stop, and an honest exit code."""
+
+import errno
+import logging
+import multiprocessing
+import signal
+import socket
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from backstay.app.explanation import variable_name
+from backstay.cli.project import LoadedApp, enter_project, load_app
+from backstay.cli.serving import AppFactory, bind, describe_address, explain_address, make_config
+
+__all__ = ["serve_production"]
+
+_logger = logging.getLogger("backstay.cli")
+
+
+def serve_production(
+    app: str | None, *, host: str | None, port: int | None, workers: int | None, traceback: bool
+) -> int:
+    """Serve until SIGTERM or SIGINT; then finish the accepted requests, within the setting `server.grace`.
+
+    Args:
+        app: `module:attribute`, instead of what pyproject.toml says.
+        host: Instead of the setting `server.host`.
+        port: Instead of the setting `server.port`.
+        workers: Instead of the setting `server.workers`.
+        traceback: Show the traceback of a failed start.
+
+    Returns:
+        The exit code: 0 after a stop that was asked for, 1 after a failed start or stop.
+
+    Raises:
+        ConfigurationError: The app cannot be found or imported, or the address cannot be used.
+    """
+    loaded = load_app(enter_project(app))
+    settings = loaded.settings
+    loaded.installation.configure_logging()
+    listener = bind(settings, host=host, port=port)
+    count = workers or settings.server.workers
+    first = multiprocessing.get_context("spawn").Lock() if count > 1 else None
+    factory = AppFactory(loaded.project, traceback=traceback, first=first)
+    config = make_config(factory, settings, grace=settings.server.grace, workers=count)
+    _log_start(loaded, listener, count)
+    try:
+        return _Workers(config, [listener]).serve() if count > 1 else _serve_alone(config, listener)
+    except OSError as error:
+        # Two processes may take the same port; the second one learns it when it begins to listen.
+        if error.errno != errno.EADDRINUSE:
+            raise
+        address, number = listener.getsockname()[:2]
+        raise explain_address(error, settings, host=address, port=number) from error
+
+
+def _log_start(loaded: LoadedApp, listener: socket.socket, workers: int) -> None:
+    settings = loaded.settings
+    _logger.info(
+        "Serving %s at %s with %d worker%s.",
+        settings.name,
+        describe_address(listener),
+        workers,
+        "" if workers == 1 else "s",
+    )
+    if settings.environment != "production":
+        _logger.warning(
+            "The environment is %s; set %s=production where the service is exposed.",
+            settings.environment,
+            variable_name(settings, "environment"),
+        )
+
+
+def _serve_alone(config: uvicorn.Config, listener: socket.socket) -> int:
+    server = uvicorn.Server(config)
+    # A signal during the start is kept until the server looks. Uvicorn raises it again at the very end, for
+    # its caller to die of; this handler takes it, so that the exit code tells how the stop went.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        return 1
+    return 1 if server.lifespan.should_exit else 0
+
+
+class _Workers(Multiprocess):
+    """Uvicorn's supervisor, with an exit code and without a door that stays open while workers leave."""
+
+    def serve(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        self.run()
+        return 1 if any(process.exitcode == STARTUP_FAILURE for process in self.processes) else 0
+
+    def terminate_all(self) -> None:
+        """Close the socket first: connections that nobody will accept are refused, not left hanging."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()

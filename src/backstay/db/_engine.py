@@ -1,0 +1,163 @@
+"""Engines: from one URL of the settings to drivers, pools and the pragmas that make SQLite behave."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Engine, event
+from sqlalchemy import create_engine as create_sync_engine
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from backstay.errors import ConfigurationError
+from backstay.settings import DatabaseSettings
+
+__all__ = ["async_url", "create_engines", "create_sync", "resolve_url", "temporary_file"]
+
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+_CONNECT_SECONDS = 5
+_SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
+
+
+def resolve_url(settings: DatabaseSettings) -> URL:
+    """Return the database's address without a driver, checked.
+
+    Raises:
+        ConfigurationError: It is not an address of SQLite or PostgreSQL.
+    """
+    try:
+        url = make_url(settings.url.get_secret_value())
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "The setting database.url is not a database address.", hint=_EXAMPLES
+        ) from error
+    backend = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
+    if backend not in _ASYNC_DRIVERS:
+        raise ConfigurationError(f"The setting database.url names {backend!r}, which is not supported.", hint=_EXAMPLES)
+    return url.set(drivername=backend)
+
+
+_EXAMPLES = "Use sqlite:///service.db or postgresql://user:password@host:5432/name."
+
+
+def is_in_memory(url: URL) -> bool:
+    """Return whether a SQLite address names no file."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def temporary_file() -> Path:
+    """Return a fresh path for a database "in memory".
+
+    A SQLite database in memory belongs to one connection, and sharing it means sharing one transaction: a private
+    file that goes with the process is the only form that behaves like a database.
+    """
+    return Path(tempfile.mkdtemp(prefix="backstay-")) / "memory.db"
+
+
+def async_url(url: URL) -> URL:
+    """Return the address with the asynchronous driver."""
+    return url.set(drivername=_ASYNC_DRIVERS[url.get_backend_name()])
+
+
+def create_engines(url: URL, settings: DatabaseSettings) -> tuple[AsyncEngine, AsyncEngine]:
+    """Return the engine for transactions and the engine for reading.
+
+    Reading has a pool of its own: its connections are autocommit, so they hold no snapshot, refuse writes in the
+    database itself, need no reset when they return, and a reader never waits for a writer's connection or the other
+    way round.
+    """
+    writing = create_async_engine(async_url(url), **_pool(settings), **_connect_options(url, settings))
+    reading = create_async_engine(
+        async_url(url),
+        **_pool(settings),
+        **_connect_options(url, settings, read_only=True),
+        isolation_level="AUTOCOMMIT",
+        pool_reset_on_return=None,
+    )
+    if url.get_backend_name() == "sqlite":
+        _prepare_sqlite(writing.sync_engine, settings)
+        _prepare_sqlite(reading.sync_engine, settings, read_only=True)
+    return writing, reading
+
+
+def create_sync(url: URL, settings: DatabaseSettings) -> Engine:
+    """Return a blocking engine for scripts and notebooks.
+
+    Raises:
+        ConfigurationError: PostgreSQL is asked for and its blocking driver is not installed.
+    """
+    try:
+        engine = create_sync_engine(url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]), **_pool(settings))
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "Blocking use of PostgreSQL needs psycopg, which is not installed.", hint="pip install 'backstay[sync]'"
+        ) from error
+    if url.get_backend_name() == "sqlite":
+        _prepare_sqlite(engine, settings)
+    return engine
+
+
+def _pool(settings: DatabaseSettings) -> dict[str, Any]:
+    return {
+        "pool_size": settings.pool_size,
+        "max_overflow": settings.pool_overflow,
+        "pool_timeout": settings.pool_timeout.total_seconds(),
+        "pool_recycle": int(settings.pool_recycle.total_seconds()),
+        "echo": settings.echo,
+        "hide_parameters": True,
+    }
+
+
+def _connect_options(url: URL, settings: DatabaseSettings, *, read_only: bool = False) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {}
+    server = {
+        "application_name": "backstay",
+        "timezone": "UTC",
+        "lock_timeout": str(int(settings.lock_timeout.total_seconds() * 1000)),
+        # A server that asks now and then whether the caller is still there stops what nobody waits for.
+        "client_connection_check_interval": "5000",
+    }
+    if read_only:
+        server["default_transaction_read_only"] = "on"
+    arguments = {"server_settings": server, "timeout": _CONNECT_SECONDS, "async_creator_fn": _connect_postgresql}
+    return {"connect_args": arguments, "pool_pre_ping": True}
+
+
+async def _connect_postgresql(*args: Any, **kwargs: Any) -> asyncpg.Connection:
+    """Connect; a server that cannot be reached has a SQLSTATE too, so that nobody guesses from an OSError."""
+    try:
+        return await asyncpg.connect(*args, **kwargs)
+    except (OSError, TimeoutError) as error:
+        raise asyncpg.ClientCannotConnectError(f"The database server cannot be reached: {error}") from error
+
+
+def _prepare_sqlite(engine: Engine, settings: DatabaseSettings, *, read_only: bool = False) -> None:
+    busy = int(settings.busy_timeout.total_seconds() * 1000)
+    pragmas = [f"busy_timeout = {busy}", "journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"]
+    if read_only:
+        pragmas.append("query_only = ON")
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        # The driver begins transactions late and not at all for reads and DDL: switched off, we say BEGIN ourselves.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    if not read_only:
+        event.listen(engine, "begin", _begin)
+
+
+def _begin(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock first. A deferred transaction that reads and then writes fails at once when
+    # another one wrote in between, whatever the busy timeout, or loses that update.
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'IMMEDIATE')}")

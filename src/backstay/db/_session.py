@@ -1,0 +1,110 @@
+"""The sessions that handlers get: real `AsyncSession`s that end cleanly when they are cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import ORMExecuteState, Session
+
+from backstay.db._cancellation import interruptible, uninterruptible
+from backstay.db._transaction import DatabaseTransaction
+from backstay.errors import ReadOnlySessionError, SessionEndedError
+from backstay.transaction import of
+
+__all__ = ["ReadingSession", "TransactionSession"]
+
+
+class _GuardedSession(AsyncSession):
+    """An `AsyncSession` whose calls, when cancelled, leave neither a query on the server nor a lost connection."""
+
+    execute = interruptible(AsyncSession.execute)
+    scalar = interruptible(AsyncSession.scalar)
+    scalars = interruptible(AsyncSession.scalars)
+    stream = interruptible(AsyncSession.stream)
+    stream_scalars = interruptible(AsyncSession.stream_scalars)
+    get = interruptible(AsyncSession.get)
+    get_one = interruptible(AsyncSession.get_one)
+    refresh = interruptible(AsyncSession.refresh)
+    merge = interruptible(AsyncSession.merge)
+    merge_all = interruptible(AsyncSession.merge_all)
+    delete = interruptible(AsyncSession.delete)
+    delete_all = interruptible(AsyncSession.delete_all)
+    flush = interruptible(AsyncSession.flush)
+    connection = interruptible(AsyncSession.connection)
+    run_sync = interruptible(AsyncSession.run_sync)
+    commit = uninterruptible(AsyncSession.commit)
+    rollback = uninterruptible(AsyncSession.rollback)
+    invalidate = uninterruptible(AsyncSession.invalidate)
+    _close_transaction = uninterruptible(AsyncSession.close)
+
+    is_ended = False
+
+    def refuse_late_use(self) -> None:
+        """Do nothing while the session lives.
+
+        Raises:
+            SessionEndedError: It was closed.
+        """
+        if self.is_ended:
+            raise SessionEndedError(
+                "This session's unit of work has ended: background tasks and streamed bodies open "
+                "`database.transaction()` or `database.reading()` themselves."
+            )
+
+    async def close(self) -> None:
+        """End the session for good; what is not committed is rolled back."""
+        self.is_ended = True
+        if self.in_transaction():
+            await self._close_transaction()
+        else:
+            self.sync_session.close()  # nothing to tell the database: no task, no greenlet
+
+
+class TransactionSession(_GuardedSession):
+    """A session that writes: its outermost transaction is tracked from begin to end."""
+
+    @property
+    def ended(self) -> DatabaseTransaction | None:
+        """The outermost transaction that ended last; it knows its outcome."""
+        return cast("DatabaseTransaction | None", self.info.get("backstay.ended"))
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether any transaction of this session was committed."""
+        return bool(self.info.get("backstay.has_committed"))
+
+    async def complete(self) -> None:
+        """Commit unless there is nothing to commit."""
+        transaction = of(self)
+        if isinstance(transaction, DatabaseTransaction) and transaction.has_work:
+            await self.commit()
+
+
+class ReadingSession(_GuardedSession):
+    """A session that only reads: autocommit, so it holds no snapshot and no transaction; writing is refused."""
+
+
+class ReadOnlySession(Session):
+    """The blocking core of a `ReadingSession`."""
+
+
+def refuse_writes(session_class: type[Session]) -> None:
+    """Make sessions of a class refuse to write, before the database does and with a clearer message."""
+    event.listen(session_class, "before_flush", _refuse_flush)
+    event.listen(session_class, "do_orm_execute", _refuse_statement)
+
+
+def _refuse_flush(session: Session, context: Any, instances: Sequence[object] | None) -> None:
+    if session.new or session.deleted or any(session.is_modified(changed) for changed in session.dirty):
+        raise ReadOnlySessionError(_REFUSAL)
+
+
+def _refuse_statement(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        raise ReadOnlySessionError(_REFUSAL)
+
+
+_REFUSAL = "This session only reads: write through SessionDep or `database.transaction()`."

@@ -1,0 +1,177 @@
+"""`Database`: one address, one set of pools, and the sessions and transactions that come out of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
+from typing import Any, Literal
+
+from sqlalchemy import Engine, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from backstay.db import _engine
+from backstay.db._session import ReadingSession, TransactionSession, refuse_writes
+from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
+from backstay.settings import DatabaseSettings
+from backstay.transaction import Participant
+
+__all__ = ["Database", "IsolationLevel"]
+
+IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+
+class Database:
+    """A database and the ways to use it.
+
+    Nothing is connected until the first use; `close()` disconnects. The same object serves async code (`transaction`,
+    `reading`) and blocking code (`sync_transaction`, `sync_reading`; on PostgreSQL they need the extra `sync`).
+
+    Args:
+        settings: Address, pools and time limits.
+        participants: What must agree with each commit, such as a cache; asked in this order.
+
+    Raises:
+        ConfigurationError: The address is not one of SQLite or PostgreSQL.
+    """
+
+    def __init__(self, settings: DatabaseSettings, *, participants: Sequence[Participant] = ()) -> None:
+        url = _engine.resolve_url(settings)
+        self._temporary = _engine.temporary_file() if _engine.is_in_memory(url) else None
+        self.url = url if self._temporary is None else url.set(database=str(self._temporary))
+        self.settings = settings
+        self.participants: tuple[Participant, ...] = tuple(participants)
+        self.engine, self.read_engine = _engine.create_engines(self.url, settings)
+        # Classes of this database's own: listeners belong to it, not to every session of the process.
+        self._session_class = type("TransactionCore", (Session,), {})
+        self._read_session_class = type("ReadingCore", (Session,), {})
+        watch_sessions(self._session_class)
+        refuse_writes(self._read_session_class)
+        watch_engine(self.engine.sync_engine)
+        watch_engine(self.read_engine.sync_engine)
+
+    engine: AsyncEngine
+    read_engine: AsyncEngine
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether the database is PostgreSQL; otherwise it is SQLite."""
+        return self.url.get_backend_name() == "postgresql"
+
+    def session(self, *, isolation: IsolationLevel | None = None) -> TransactionSession:
+        """Return a session that the caller commits and closes; most code wants `transaction()`.
+
+        Args:
+            isolation: For PostgreSQL; the server's default (READ COMMITTED) when None. Writing transactions of SQLite
+                run one at a time and need none.
+        """
+        level = isolation if self.is_postgresql else None
+        session = TransactionSession(
+            self.engine,
+            sync_session_class=self._session_class,
+            expire_on_commit=False,
+            close_resets_only=False,
+            info={"isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE")},
+            **({"execution_options": {"isolation_level": level}} if level else {}),
+        )
+        begin_tracking(session.sync_session, self, session)
+        return session
+
+    def reading_session(self) -> ReadingSession:
+        """Return a session that only reads and that the caller closes; most code wants `reading()`."""
+        return ReadingSession(
+            self.read_engine,
+            sync_session_class=self._read_session_class,
+            expire_on_commit=False,
+            close_resets_only=False,
+        )
+
+    @asynccontextmanager
+    async def transaction(self, *, isolation: IsolationLevel | None = None) -> AsyncIterator[AsyncSession]:
+        """Open a session whose work is committed at the end of the block, or rolled back when the block raises.
+
+        On SQLite the transaction takes the write lock when it begins, and waits for it up to `busy_timeout`.
+
+        Args:
+            isolation: PostgreSQL's isolation level; READ COMMITTED when None.
+        """
+        session = self.session(isolation=isolation)
+        try:
+            yield session
+            await session.complete()
+        finally:
+            await session.close()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """Open a session that only reads.
+
+        Each statement sees the latest commit; a write is refused, by the session and by the database itself.
+        """
+        session = self.reading_session()
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    @asynccontextmanager
+    async def spare_reader(self) -> AsyncIterator[AsyncSession | None]:
+        """Open a reading session that is connected already; None when no connection is free at once."""
+        pool: Any = self.read_engine.sync_engine.pool
+        if pool.checkedout() >= self.settings.pool_size + self.settings.pool_overflow:
+            yield None
+            return
+        # No await lies between the look and the checkout: `get_bind().connect` takes its place in the pool before
+        # it waits for anything.
+        async with self.reading() as session:
+            await AsyncSession.connection(session)
+            yield session
+
+    @contextmanager
+    def sync_transaction(self) -> Iterator[Session]:
+        """Open a blocking session whose work is committed at the end of the block; for scripts and notebooks.
+
+        Raises:
+            ConfigurationError: PostgreSQL without the extra `sync`.
+        """
+        session = self._session_class(self.sync_engine, expire_on_commit=False, close_resets_only=False)
+        begin_tracking(session, self, None)
+        try:
+            yield session
+            session.commit()
+        finally:
+            session.close()
+
+    @contextmanager
+    def sync_reading(self) -> Iterator[Session]:
+        """Open a blocking session that refuses to write."""
+        session = self._read_session_class(
+            self.sync_engine.execution_options(sqlite_begin="DEFERRED"), expire_on_commit=False, close_resets_only=False
+        )
+        try:
+            yield session
+        finally:
+            session.close()
+
+    @cached_property
+    def sync_engine(self) -> Engine:
+        """The blocking engine, made at its first use."""
+        engine = _engine.create_sync(self.url, self.settings)
+        watch_engine(engine)
+        return engine
+
+    async def check(self) -> None:
+        """Ask the database a trivial question; an error is the answer "not ready"."""
+        async with self.reading() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Disconnect; a database in memory is gone."""
+        await self.engine.dispose()
+        await self.read_engine.dispose()
+        if "sync_engine" in self.__dict__:
+            self.sync_engine.dispose()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary.parent, ignore_errors=True)

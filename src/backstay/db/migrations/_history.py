@@ -1,0 +1,159 @@
+"""What the migration files say of themselves, read without running them and without Alembic."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+
+from backstay.db.migrations._errors import BrokenMigrationError, MigrationError, UnknownRevisionError
+
+__all__ = ["History", "Revision", "read_current", "read_history"]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One migration file.
+
+    Attributes:
+        parents: The revisions it follows: none for the first, two or more for a merge.
+        depends_on: Revisions of other branches that must be there before it.
+        message: The first line of its docstring.
+    """
+
+    id: str
+    parents: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    message: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All migrations of a directory, parents before children."""
+
+    revisions: tuple[Revision, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Every revision's id."""
+        return tuple(revision.id for revision in self.revisions)
+
+    @property
+    def heads(self) -> tuple[Revision, ...]:
+        """The migrations that no other follows."""
+        followed = {parent for revision in self.revisions for parent in revision.parents}
+        return tuple(revision for revision in self.revisions if revision.id not in followed)
+
+    def find(self, ids: Collection[str]) -> tuple[Revision, ...]:
+        """Return the database's revisions, given by their ids.
+
+        Raises:
+            UnknownRevisionError: No file has one of them.
+        """
+        for unknown in sorted(set(ids).difference(self.ids)):
+            raise UnknownRevisionError(unknown, self.ids, at_database=True)
+        return tuple(revision for revision in self.revisions if revision.id in ids)
+
+    def pending(self, current: Collection[str]) -> tuple[Revision, ...]:
+        """Return what a database at these revisions lacks, in the order of running.
+
+        Raises:
+            UnknownRevisionError: No file has one of them.
+        """
+        done = {revision.id for revision in self.find(current)}
+        for revision in reversed(self.revisions):
+            if revision.id in done:
+                done.update(revision.parents, revision.depends_on)
+        return tuple(revision for revision in self.revisions if revision.id not in done)
+
+
+def read_history(versions: Path) -> History:
+    """Return the migrations of a directory; none when it does not exist.
+
+    Raises:
+        MigrationError: A file cannot be read, or the files do not fit together.
+    """
+    revisions: dict[str, Revision] = {}
+    for path in sorted(versions.glob("[!_.]*.py")):
+        revision = _read_file(path)
+        if revision.id in revisions:
+            raise MigrationError(
+                f"{revisions[revision.id].path.name} and {path.name} have the same revision {revision.id!r}.",
+                hint="Give one of them another.",
+            )
+        revisions[revision.id] = revision
+    return History(tuple(_parents_first(revisions)))
+
+
+def _read_file(path: Path) -> Revision:
+    try:
+        module = ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise BrokenMigrationError(path, error.lineno or 1, f"{type(error).__name__}: {error.msg}") from error
+    said = {name: node for statement in module.body for name, node in _assignments(statement)}
+    ids = _texts(path, said.get("revision"))
+    if len(ids) != 1:
+        raise BrokenMigrationError(path, 1, 'it does not say which it is, as in revision = "1a2b3c".')
+    message = (ast.get_docstring(module) or "").partition("\n")[0].removesuffix(".")
+    parents, depends_on = _texts(path, said.get("down_revision")), _texts(path, said.get("depends_on"))
+    return Revision(id=ids[0], parents=parents, depends_on=depends_on, message=message, path=path)
+
+
+def _assignments(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    for target in targets:
+        if (
+            isinstance(target, ast.Name)
+            and isinstance(statement, (ast.Assign, ast.AnnAssign))
+            and statement.value
+        ):
+            yield target.id, statement.value
+
+
+def _texts(path: Path, node: ast.expr | None) -> tuple[str, ...]:
+    if node is None:
+        return ()
+    try:
+        value = ast.literal_eval(node)
+    except ValueError as error:
+        raise BrokenMigrationError(path, node.lineno, "a revision is written out, not computed.") from error
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _parents_first(revisions: dict[str, Revision]) -> Iterator[Revision]:
+    waiting, done = dict(revisions), set[str]()
+    while waiting:
+        ready = [revision for revision in waiting.values() if done.issuperset(_before(revision, revisions))]
+        if not ready:
+            names = ", ".join(revision.path.name for revision in waiting.values())
+            raise MigrationError(f"These migrations follow each other in a circle: {names}.")
+        for revision in ready:
+            yield waiting.pop(revision.id)
+            done.add(revision.id)
+
+
+def _before(revision: Revision, revisions: dict[str, Revision]) -> tuple[str, ...]:
+    for parent in revision.parents:
+        if parent not in revisions:
+            raise MigrationError(
+                f"{revision.path.name} follows the revision {parent!r}, which no file has.",
+                hint="Bring that file back, or correct down_revision.",
+            )
+    # A dependency may be the label of a branch, which is Alembic's to resolve.
+    return revision.parents + tuple(other for other in revision.depends_on if other in revisions)
+
+
+def read_current(connection: Connection) -> tuple[str, ...]:
+    """Return the revisions that the database says it is at; none for a database never migrated."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ()
+    return tuple(connection.scalars(text("SELECT version_num FROM alembic_version ORDER BY version_num")))

@@ -1,0 +1,211 @@
+"""Every error that backstay raises, as one tree.
+
+    BackstayError
+    ├── ConfigurationError            a setting or a declaration is wrong; stops the start
+    ├── UsageError                    the library is called in a way that cannot work
+    │   ├── SessionEndedError         a session is used after its unit of work ended
+    │   ├── ReadOnlySessionError      a reading session is asked to write
+    │   └── TransactionAbortedError   a statement failed, the error was swallowed, and then came a commit
+    └── AppError                      what a caller is answered; each knows its HTTP status
+        ├── BadRequestError           400
+        ├── UnauthenticatedError      401
+        ├── PermissionDeniedError     403
+        ├── NotFoundError             404
+        ├── ConflictError             409
+        ├── InvalidInputError         422
+        ├── RateLimitedError          429
+        ├── UnavailableError          503
+        │   ├── RetryableError        503  two transactions met; the same request may succeed now
+        │   └── OutcomeUnknownError   503  the connection was lost while committing
+        └── DeadlineExceededError     504
+
+The message of an `AppError` goes over the wire as the problem's `detail`: never put into it what the caller sent,
+nor SQL, paths or secrets. The messages of the other two branches are for developers and stay in the logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import ClassVar
+
+__all__ = [
+    "AppError",
+    "BackstayError",
+    "BadRequestError",
+    "ConfigurationError",
+    "ConflictError",
+    "DeadlineExceededError",
+    "InvalidInputError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "PermissionDeniedError",
+    "RateLimitedError",
+    "ReadOnlySessionError",
+    "RetryableError",
+    "SessionEndedError",
+    "TransactionAbortedError",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UsageError",
+    "did_you_mean",
+]
+
+
+class BackstayError(Exception):
+    """Anything that backstay raises on purpose."""
+
+
+class ConfigurationError(BackstayError):
+    """A setting or a declaration is wrong. The service does not start.
+
+    Args:
+        message: One sentence: what is wrong, with the setting's or declaration's name.
+        hint: What to do about it, as one sentence or command; shown on a line of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(BackstayError):
+    """The library is called in a way that cannot work; a bug in the calling code."""
+
+
+class SessionEndedError(UsageError):
+    """A session is used after its unit of work ended."""
+
+
+class ReadOnlySessionError(UsageError):
+    """A reading session is asked to write."""
+
+
+class TransactionAbortedError(UsageError):
+    """A statement failed, its error was swallowed, and then the transaction was asked to commit.
+
+    PostgreSQL answers such a COMMIT with a silent ROLLBACK. Wrap what may fail in `session.begin_nested()`.
+    """
+
+
+class AppError(BackstayError):
+    """An answer to the caller, raised from anywhere below a route.
+
+    Subclass it for the errors of your own domain; `status`, `title` and `code` are class attributes.
+
+    Args:
+        detail: One sentence for the caller; the title when omitted.
+        headers: Response headers to add, such as `Retry-After`.
+        **extensions: Further members of the problem document, such as `sku="A-1"`.
+    """
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal Server Error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self, detail: str | None = None, *, headers: Mapping[str, str] | None = None, **extensions: object
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+        self.extensions = extensions
+
+
+class BadRequestError(AppError):
+    """The request cannot be understood."""
+
+    status = 400
+    title = "Bad Request"
+    code = "bad_request"
+
+
+class UnauthenticatedError(AppError):
+    """The caller did not say, or could not prove, who it is."""
+
+    status = 401
+    title = "Unauthorized"
+    code = "unauthenticated"
+
+
+class PermissionDeniedError(AppError):
+    """The caller is known and may not do this."""
+
+    status = 403
+    title = "Forbidden"
+    code = "permission_denied"
+
+
+class NotFoundError(AppError):
+    """There is no such thing, or not for this caller."""
+
+    status = 404
+    title = "Not Found"
+    code = "not_found"
+
+
+class ConflictError(AppError):
+    """The request contradicts the present state, such as a name that is taken."""
+
+    status = 409
+    title = "Conflict"
+    code = "conflict"
+
+
+class InvalidInputError(AppError):
+    """The input is well-formed and still unacceptable."""
+
+    status = 422
+    title = "Unprocessable Content"
+    code = "invalid_input"
+
+
+class RateLimitedError(AppError):
+    """The caller asks too often."""
+
+    status = 429
+    title = "Too Many Requests"
+    code = "rate_limited"
+
+
+class UnavailableError(AppError):
+    """Something the service depends on cannot be reached or is overloaded.
+
+    Args:
+        detail: One sentence for the caller.
+        retry_after_seconds: Sent as `Retry-After`; no header when None.
+    """
+
+    status = 503
+    title = "Service Unavailable"
+    code = "unavailable"
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int | None = 1) -> None:
+        headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
+        super().__init__(detail, headers=headers)
+
+
+class RetryableError(UnavailableError):
+    """Two transactions met and this one gave way; nothing was written, the same request may succeed now."""
+
+    code = "retryable"
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The connection was lost while committing: the write may have happened or not."""
+
+    code = "outcome_unknown"
+
+
+class DeadlineExceededError(AppError):
+    """The time given to the request is spent."""
+
+    status = 504
+    title = "Gateway Timeout"
+    code = "deadline_exceeded"
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest known name, or an empty string."""
+    matches = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,34 @@
+"""Every knob of a service: read from the environment, `.env` and secret files, checked before the start."""
+
+from pydantic_settings import SettingsConfigDict
+
+from backstay.settings._variables import UnknownVariable
+from backstay.settings.explain import SettingOrigin, SettingRedactor, environment_example, explain_settings
+from backstay.settings.sections import (
+    DatabaseSettings,
+    Duration,
+    HttpSettings,
+    LoggingSettings,
+    SecretUrl,
+    ServerSettings,
+    SettingsSection,
+)
+from backstay.settings.settings import Settings, unknown_variables
+
+__all__ = [
+    "DatabaseSettings",
+    "Duration",
+    "HttpSettings",
+    "LoggingSettings",
+    "SecretUrl",
+    "ServerSettings",
+    "SettingOrigin",
+    "SettingRedactor",
+    "Settings",
+    "SettingsConfigDict",
+    "SettingsSection",
+    "UnknownVariable",
+    "environment_example",
+    "explain_settings",
+    "unknown_variables",
+]

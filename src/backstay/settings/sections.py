@@ -1,0 +1,191 @@
+"""The sections of the settings: what can be set, with its default, its limits and its description."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+
+__all__ = [
+    "DatabaseSettings",
+    "Duration",
+    "HttpSettings",
+    "LoggingSettings",
+    "SecretUrl",
+    "ServerSettings",
+    "SettingsSection",
+    "UrlMarker",
+]
+
+
+class SettingsSection(BaseModel):
+    """Subclass it for a section of your own: frozen, and refusing unknown names.
+
+    Give each field a `Field(..., description=...)`: it is what `.env.example` and `backstay explain` show.
+    Secrets are `SecretStr`, durations `Duration`, URLs with a password in them `SecretUrl`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
+
+
+class UrlMarker:
+    """Tell that a secret is a URL, of which everything but the password may be shown."""
+
+    __slots__ = ()
+
+
+SecretUrl = Annotated[SecretStr, UrlMarker]
+"""A URL that may hold a password: hidden from repr and logs, shown by `explain` without the password."""
+
+
+def _parse_duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value.strip())
+    if found is None:
+        return value
+    return timedelta(**{_DURATION_UNITS[found["unit"] or "s"]: float(found["amount"])})
+
+
+_DURATION: Final = re.compile(r"(?P<amount>\d{1,9}(?:\.\d{1,6})?)\s*(?P<unit>ms|s|m|h|d)?")
+_DURATION_UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta(0))]
+"""A timedelta; in the environment `250ms`, `2s`, `15m`, `1h`, `1d`, a number of seconds, or ISO 8601."""
+
+
+class DatabaseSettings(SettingsSection):
+    """Where the data lives, and how long to wait for it."""
+
+    url: SecretUrl = Field(
+        default=SecretStr("sqlite:///service.db"),
+        description="Where the data lives: sqlite:///file.db, sqlite:// (in memory) or "
+        "postgresql://user:password@host/name. The asynchronous driver is added for you.",
+        examples=["postgresql://shop:<password>@localhost/shop"],
+    )
+    pool_size: int = Field(default=10, ge=1, description="Connections that each worker process keeps open.")
+    pool_overflow: int = Field(
+        default=5, ge=0, description="Connections that it opens on top of them under load."
+    )
+    pool_timeout: Duration = Field(
+        default=timedelta(seconds=2),
+        description="How long to wait for a free connection before answering 503.",
+    )
+    pool_recycle: Duration = Field(
+        default=timedelta(minutes=15),
+        description="A connection older than this is replaced before it is used again.",
+    )
+    lock_timeout: Duration = Field(
+        default=timedelta(seconds=2), description="PostgreSQL: how long a statement waits for a lock."
+    )
+    busy_timeout: Duration = Field(
+        default=timedelta(seconds=5), description="SQLite: how long a writer waits for the one before it."
+    )
+    echo: bool = Field(default=False, description="Log each statement, without its values.")
+    migrations: Path = Field(
+        default=Path("migrations"),
+        description="The folder with the migrations, relative to the working directory.",
+    )
+    upgrade_on_start: bool | None = Field(
+        default=None, description="Apply missing migrations at the start. Unset: only in development."
+    )
+    repeat_attempts: int = Field(
+        default=5,
+        ge=1,
+        description="How often in all a repeatable unit of work is tried when two transactions meet.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        value = url.get_secret_value().strip()
+        if value == ":memory:":
+            return SecretStr("sqlite://")
+        if value.startswith("postgres://"):
+            raise ValueError("must start with postgresql://, not postgres://")
+        if _DATABASE_URL.match(value) is None:
+            raise ValueError("must be a URL that starts with sqlite:// or postgresql://")
+        return SecretStr(value)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the data is gone when the process ends."""
+        value = self.url.get_secret_value()
+        path = value.partition("://")[2].partition("?")[0].strip("/")
+        return value.startswith("sqlite") and (not path or ":memory:" in path or "mode=memory" in value)
+
+
+_DATABASE_URL: Final = re.compile(r"(?:sqlite(?:\+\w+)?://(?:/|\?|$)|postgresql(?:\+\w+)?://.)")
+
+
+def _to_upper_case(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+class LoggingSettings(SettingsSection):
+    """What is logged, in which shape, and what is masked in it."""
+
+    level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_to_upper_case)
+    ] = Field(default="INFO", description="The lowest level that is written.")
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto is console on a terminal outside production, else json."
+    )
+    redact_keys: tuple[str, ...] = Field(
+        default=(),
+        description="Keys whose values are masked, besides the built-in ones such as password and token.",
+        examples=["iban,shoe_size"],
+    )
+    access: bool = Field(default=True, description="Write one line per request.")
+
+
+class HttpSettings(SettingsSection):
+    """What the service accepts over HTTP, and from whom."""
+
+    docs: bool | None = Field(
+        default=None, description="Serve the OpenAPI page and document. Unset: on outside production."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Origins whose pages may call this service; * for any.",
+        examples=["https://shop.example,https://admin.shop.example"],
+    )
+    cors_credentials: bool = Field(
+        default=False, description="Let these pages send cookies and authorization. Not together with *."
+    )
+    max_body_bytes: int = Field(
+        default=1024 * 1024, ge=1, description="A larger request body is answered with 413."
+    )
+    request_id_header: str = Field(
+        default="X-Request-ID",
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="The header that carries a request's id, in and out.",
+    )
+
+
+class ServerSettings(SettingsSection):
+    """Where `backstay run` listens, and how it stops."""
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="The address to listen on; 0.0.0.0 for all of them."
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 for any free one.")
+    workers: int = Field(default=1, ge=1, description="How many processes serve.")
+    grace: Duration = Field(
+        default=timedelta(seconds=30),
+        description="How long a stopping service finishes the requests it has accepted.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1",),
+        description="Addresses or networks whose X-Forwarded-* headers are believed.",
+        examples=["10.0.0.0/8"],
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(?:|/.*[^/])$",
+        description="The path under which a proxy mounts the service, such as /shop.",
+        examples=["/shop"],
+    )

@@ -1,0 +1,65 @@
+"""Create products and users."""
+
+import backstay.db.types
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "07a043adeb34"
+down_revision: str | tuple[str, ...] | None = None
+branch_labels: tuple[str, ...] | None = None
+depends_on: str | tuple[str, ...] | None = None
+
+
+def upgrade() -> None:
+    """Apply the change."""
+    op.create_table(
+        "categories",
+        sa.Column("slug", backstay.db.types.String(40), nullable=False),
+        sa.Column("name", backstay.db.types.String(120), nullable=False),
+        sa.PrimaryKeyConstraint("slug", name=op.f("pk_categories")),
+    )
+    op.create_table(
+        "users",
+        sa.Column("user_id", backstay.db.types.Uuid(), nullable=False),
+        sa.Column("email", backstay.db.types.String(254), nullable=False),
+        sa.Column("name", backstay.db.types.String(120), nullable=False),
+        sa.Column("created_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.Column("updated_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_users")),
+        sa.UniqueConstraint("email", name=op.f("uq_users_email")),
+    )
+    op.create_table(
+        "products",
+        sa.Column("product_id", backstay.db.types.Uuid(), nullable=False),
+        sa.Column("sku", backstay.db.types.String(40), nullable=False),
+        sa.Column("name", backstay.db.types.String(120), nullable=False),
+        sa.Column("price", backstay.db.types.Numeric(10, 2), nullable=False),
+        sa.Column("category_slug", backstay.db.types.String(40), nullable=False),
+        sa.Column("created_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.Column("updated_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.CheckConstraint("price >= 0", name=op.f("ck_products_price_not_negative")),
+        sa.ForeignKeyConstraint(
+            ["category_slug"],
+            ["categories.slug"],
+            name=op.f("fk_products_category_slug_categories"),
+        ),
+        sa.PrimaryKeyConstraint("product_id", name=op.f("pk_products")),
+        sa.UniqueConstraint("sku", name=op.f("uq_products_sku")),
+    )
+    with op.batch_alter_table("products", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_products_category_slug"),
+            ["category_slug"],
+            unique=False,
+        )
+        batch_op.create_index(batch_op.f("ix_products_name"), ["name"], unique=False)
+
+
+def downgrade() -> None:
+    """Take the change back."""
+    with op.batch_alter_table("products", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_products_name"))
+        batch_op.drop_index(batch_op.f("ix_products_category_slug"))
+    op.drop_table("products")
+    op.drop_table("users")
+    op.drop_table("categories")

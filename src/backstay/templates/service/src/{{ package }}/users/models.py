@@ -1,0 +1,16 @@
+"""The table of users."""
+
+from uuid import UUID
+
+from backstay import Model, TimestampMixin
+from backstay.db.model import new_id
+from backstay.db.types import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class User(TimestampMixin, Model):
+    """Someone who uses the service."""
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    name: Mapped[str] = mapped_column(String(120))

@@ -1,0 +1,46 @@
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from httpx2 import AsyncClient
+
+
+@pytest.fixture
+async def ada(client: AsyncClient) -> dict[str, Any]:
+    return dict((await client.post("/users", json={"email": " Ada@Example.com", "name": "Ada"})).json())
+
+
+async def test_a_registered_user_can_be_read(client: AsyncClient, ada: dict[str, Any]) -> None:
+    response = await client.get(f"/users/{ada['userId']}")
+
+    assert response.json() == ada
+    assert ada["email"] == "ada@example.com"
+    assert ada["createdAt"] == ada["updatedAt"]
+
+
+async def test_an_address_registers_once(client: AsyncClient, ada: dict[str, Any]) -> None:
+    response = await client.post("/users", json={"email": "ADA@example.COM", "name": "Eve"})
+
+    assert (response.status_code, response.json()["code"]) == (409, "email_taken")
+
+
+@pytest.mark.parametrize("email", ["ada", "ada@example", "a b@example.com", "ada@\x00.com", ""])
+async def test_what_is_no_address_is_refused(client: AsyncClient, email: str) -> None:
+    assert (await client.post("/users", json={"email": email, "name": "Ada"})).status_code == 422
+
+
+async def test_a_patch_changes_what_it_names(client: AsyncClient, ada: dict[str, Any]) -> None:
+    response = await client.patch(f"/users/{ada['userId']}", json={"name": "Ada Lovelace"})
+
+    assert (response.json()["name"], response.json()["email"]) == ("Ada Lovelace", ada["email"])
+
+
+async def test_nobody_takes_the_address_of_another(client: AsyncClient, ada: dict[str, Any]) -> None:
+    eve = (await client.post("/users", json={"email": "eve@example.com", "name": "Eve"})).json()
+    response = await client.patch(f"/users/{eve['userId']}", json={"email": ada["email"]})
+
+    assert response.status_code == 409
+
+
+async def test_an_unknown_user_is_not_found(client: AsyncClient) -> None:
+    assert (await client.get(f"/users/{uuid4()}")).json()["code"] == "user_not_found"

@@ -1,0 +1,191 @@
+"""Find a PostgreSQL server for the tests, or start one from the binaries of this machine."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+__all__ = ["Missing", "find_server"]
+
+_LOCAL = ("127.0.0.1", 5432)
+_LOOK_SECONDS = 0.5
+_START_SECONDS = 60
+_BINARY_FOLDERS = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql*/bin",
+    "/usr/local/opt/postgresql*/bin",
+    "/usr/local/pgsql/bin",
+)
+# Nothing here has to outlive a power cut.
+_UNSAFE_AND_FAST = "-c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+# The server must go with this process, whichever way that goes: the shell wakes when its input closes, also
+# after kill -9.
+_WATCH = 'cat >/dev/null; "$1" -D "$2/data" -m immediate -w stop; rm -rf "$2"'
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """No server was found."""
+
+    reason: str
+    is_configured: bool = False
+    """Whether an address was given, so that its failure must not pass for absence."""
+
+
+def find_server(check: Callable[[str], None], stack: ExitStack) -> str | Missing:
+    """Return the address of a server's maintenance database.
+
+    Looks at BACKSTAY_TEST_POSTGRES_URL, then at the standard local port, then for binaries to start.
+
+    Args:
+        check: Raises unless databases can be created at an address.
+        stack: Stops what was started.
+    """
+    if url := os.environ.get("BACKSTAY_TEST_POSTGRES_URL"):
+        failure = _failure(check, url)
+        return Missing(f"BACKSTAY_TEST_POSTGRES_URL: {failure}", is_configured=True) if failure else url
+    failures = []
+    for look in (_local_server, _started_server):
+        found = look(check, stack)
+        if isinstance(found, str):
+            return found
+        failures.append(found.reason)
+    return Missing("; ".join(failures))
+
+
+def _failure(check: Callable[[str], None], url: str) -> str:
+    try:
+        check(url)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is why this server cannot be used
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    return ""
+
+
+def _local_server(check: Callable[[str], None], stack: ExitStack) -> str | Missing:
+    host, port = _LOCAL
+    try:
+        socket.create_connection(_LOCAL, timeout=_LOOK_SECONDS).close()
+    except OSError:
+        return Missing(f"nothing listens on {host}:{port}")
+    failures = {}
+    for user in dict.fromkeys(filter(None, (os.environ.get("PGUSER"), "postgres", _current_user()))):
+        url = f"postgresql://{quote(user, safe='')}@{host}:{port}/postgres"
+        failure = _failure(check, url)
+        if not failure:
+            return url
+        failures[user] = failure
+    refusals = ", ".join(f"{user} ({failure})" for user, failure in failures.items())
+    return Missing(f"{host}:{port} refuses {refusals}")
+
+
+def _current_user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return None
+
+
+def _started_server(check: Callable[[str], None], stack: ExitStack) -> str | Missing:
+    binaries = _binaries()
+    if binaries is None:
+        return Missing("no PostgreSQL binaries (initdb, pg_ctl) on this machine")
+    try:
+        url = stack.enter_context(_cluster(binaries))
+    except (subprocess.SubprocessError, OSError, LookupError) as error:
+        output = getattr(error, "stderr", "") or str(error)
+        return Missing(f"{binaries} does not start: {' '.join(output.split())[-300:]}")
+    failure = _failure(check, url)
+    return Missing(f"the server of {binaries} does not answer: {failure}") if failure else url
+
+
+def _binaries() -> Path | None:
+    """Return the folder of the newest initdb and pg_ctl."""
+    on_path = shutil.which("initdb")
+    folders = [Path(on_path).resolve().parent] if on_path else []
+    for pattern in _BINARY_FOLDERS:
+        folders += sorted(Path("/").glob(pattern.lstrip("/")), key=_version, reverse=True)
+    return next(
+        (folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None
+    )
+
+
+def _version(folder: Path) -> int:
+    numbers = re.findall(r"\d+", str(folder))
+    return int(numbers[0]) if numbers else 0
+
+
+@contextmanager
+def _cluster(binaries: Path) -> Iterator[str]:
+    """Run a server that listens on a socket in a private folder only, and is gone after the block."""
+    folder = Path(tempfile.mkdtemp(prefix="backstay-pg-"))
+    user = _unprivileged(folder)
+    try:
+        _run(
+            binaries / "initdb",
+            "-D",
+            "data",
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+            folder=folder,
+            user=user,
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    watcher = subprocess.Popen(  # noqa: S603  our own two arguments
+        ["/bin/sh", "-c", _WATCH, "sh", str(binaries / "pg_ctl"), str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd="/", start_new_session=True, **user,
+    )  # fmt: skip
+    try:
+        _run(
+            binaries / "pg_ctl",
+            "-D",
+            "data",
+            "-w",
+            "-l",
+            "log",
+            "-o",
+            f"{_UNSAFE_AND_FAST} -k {folder}",
+            "start",
+            folder=folder,
+            user=user,
+        )
+        yield f"postgresql://postgres@/postgres?host={quote(str(folder), safe='/')}"
+    finally:
+        watcher.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unprivileged(folder: Path) -> dict[str, Any]:
+    """Return who runs the server: PostgreSQL refuses root."""
+    if os.geteuid() != 0:
+        return {}
+    shutil.chown(folder, "postgres", "postgres")
+    return {"user": "postgres", "group": "postgres", "extra_groups": []}
+
+
+def _run(program: Path, *arguments: str, folder: Path, user: dict[str, Any]) -> None:
+    # A session of its own: the Ctrl-C that stops the tests must not stop the server before them.
+    subprocess.run(  # noqa: S603  a program that we found, and our own arguments
+        [str(program), *arguments], cwd=folder, check=True, timeout=_START_SECONDS, start_new_session=True,
+        text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **user,
+    )  # fmt: skip

@@ -1,0 +1,200 @@
+import json
+import signal
+import socket
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+_SLOW = """
+
+@app.get("/slow")
+async def wait() -> dict[str, bool]:
+    import asyncio
+
+    print("slow began", flush=True)
+    await asyncio.sleep(0.5)
+    return {"slow": True}
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_accepted_requests_and_ends_with_0(
+    project: Any, serve: Any, workers: str, number: int
+) -> None:
+    project.main.write_text(project.main.read_text() + _SLOW)
+    served = serve("run", "--port", "0", "--workers", workers)
+    address = served.wait_for_address()
+    for _ in range(int(workers)):
+        served.wait_for("Application startup complete.")
+
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(_get, f"{address}/slow")
+        served.wait_for("slow began")
+        outcome = served.finish(number)
+
+    assert answer.result() == (200, {"slow": True})
+    assert outcome.code == 0
+    assert "Traceback" not in outcome.out
+
+
+def test_a_signal_during_the_start_is_not_lost(project: Any, serve: Any) -> None:
+    served = serve("run", "--port", "0")
+    served.wait_for("Serving tiny at")
+
+    assert served.finish(signal.SIGTERM).code == 0
+
+
+def test_every_line_has_one_shape(project: Any, serve: Any) -> None:
+    served = serve("run", "--port", "0")
+    address = served.wait_for_address()
+    served.wait_for("Application startup complete.")
+    _get(f"{address}/things")
+    outcome = served.finish(signal.SIGTERM)
+
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert {"backstay.cli", "uvicorn.error", "backstay.access"} <= {event["logger"] for event in events}
+    (access,) = [event for event in events if event["logger"] == "backstay.access"]
+    assert (access["route"], access["status"]) == ("/things", 200)
+    assert access["request_id"]
+
+
+def test_the_server_does_not_name_itself(project: Any, serve: Any) -> None:
+    served = serve("run", "--port", "0")
+    address = served.wait_for_address()
+    served.wait_for("Application startup complete.")
+
+    with urllib.request.urlopen(f"{address}/things") as response:
+        headers = response.headers
+
+    assert headers["server"] is None
+    assert headers["date"] is not None
+
+
+def test_proxies_are_believed_only_when_trusted(
+    project: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.main.write_text(
+        project.main.read_text() + "\nfrom fastapi import Request\n\n@app.get('/who')\n"
+        "async def who(request: Request) -> list[str]:\n    return [request.client.host, request.url.scheme]\n"
+    )
+    forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    answers = []
+    for trusted in ("127.0.0.1", "10.0.0.1"):
+        monkeypatch.setenv("TINY_SERVER__TRUSTED_PROXIES", trusted)
+        served = serve("run", "--port", "0")
+        address = served.wait_for_address()
+        served.wait_for("Application startup complete.")
+        answers.append(_get(f"{address}/who", forwarded)[1])
+
+    assert answers == [["203.0.113.9", "https"], ["127.0.0.1", "http"]]
+
+
+def test_outside_production_the_log_says_what_to_set(
+    project: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve("run", "--port", "0")
+
+    warning = json.loads(served.wait_for("The environment is"))
+
+    assert warning["level"] == "warning"
+    assert warning["event"] == (
+        "The environment is development; set TINY_ENVIRONMENT=production where the service is exposed."
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "dev"])
+def test_a_taken_port_is_one_message(project: Any, backstay_process: Any, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = backstay_process(command, "--port", str(port))
+
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"error: Port {port} of 127.0.0.1 is taken.\n"
+        f"hint: Stop what uses it, or choose another one: --port {port + 1}, or TINY_SERVER__PORT={port + 1}.\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no such host"])
+def test_an_address_of_another_machine_is_one_message(project: Any, backstay_process: Any, host: str) -> None:
+    outcome = backstay_process("run", "--host", host)
+
+    assert outcome.code == 1
+    told, hinted = outcome.err.splitlines()
+    assert told.startswith(f"error: The service cannot listen on {host}: ")
+    assert hinted == "hint: Use 127.0.0.1, or 0.0.0.0 for all: --host, or TINY_SERVER__HOST."
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_start_without_its_database_is_one_message_and_ends_with_1(
+    project: Any, backstay_process: Any, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.setenv("TINY_DATABASE__URL", "postgresql://shop:hunter2@127.0.0.1:1/shop")
+
+    outcome = backstay_process("run", "--port", "0", "--workers", workers)
+
+    assert outcome.code == 1
+    assert outcome.err == (
+        "error: The database postgresql://shop:[redacted]@127.0.0.1:1/shop cannot be reached.\n"
+        "hint: Start it, or check host and port in TINY_DATABASE__URL. sqlite:///service.db needs no server.\n"
+    )
+    assert "hunter2" not in outcome.out
+    assert "Traceback" not in outcome.out
+
+
+_BROKEN_START = """
+from contextlib import asynccontextmanager
+
+
+@asynccontextmanager
+async def lifespan(app):
+    raise RuntimeError("the cellar is locked")
+    yield
+
+
+app = create_app(TinySettings(), lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "dev"])
+def test_a_start_that_raises_is_one_message(project: Any, backstay_process: Any, command: str) -> None:
+    project.main.write_text(project.main.read_text() + _BROKEN_START)
+
+    outcome = backstay_process(command, "--port", "0")
+
+    assert outcome.code == 1
+    told, hinted = outcome.err.splitlines()
+    assert told.startswith(
+        f"error: RuntimeError: the cellar is locked (in src/{project.package}/main.py, line "
+    )
+    assert hinted == "hint: --traceback shows the whole way there."
+
+
+def test_the_traceback_of_a_start_comes_on_demand(project: Any, backstay_process: Any) -> None:
+    project.main.write_text(project.main.read_text() + _BROKEN_START)
+
+    outcome = backstay_process("run", "--port", "0", "--traceback")
+
+    assert outcome.code == 1
+    assert outcome.err.startswith("Traceback (most recent call last):")
+
+
+def test_a_stop_that_raises_ends_with_1(project: Any, serve: Any) -> None:
+    project.main.write_text(
+        project.main.read_text()
+        + _BROKEN_START.replace('    raise RuntimeError("the cellar is locked")\n', "").replace(
+            "    yield\n", '    yield\n    raise RuntimeError("the cellar is locked")\n'
+        )
+    )
+    served = serve("run", "--port", "0")
+    served.wait_for("Application startup complete.")
+
+    assert served.finish(signal.SIGTERM).code == 1
+
+
+def _get(url: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {})) as response:
+        return response.status, json.load(response)
