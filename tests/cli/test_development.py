@@ -37,6 +37,7 @@ def test_a_changed_file_starts_the_service_again(project: Any, serve: Any) -> No
 
     project.main.write_text(project.main.read_text().replace("[1, 2]", "[3]"))
     served.wait_for(f"src/{project.package}/main.py changed; starting again.")
+    served.wait_for("Finished server process")
 
     # The socket is open all the time: the request waits for the new process.
     assert _get(f"{address}/things") == [3]

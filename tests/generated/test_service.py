@@ -20,7 +20,6 @@ import pytest
 import sqlalchemy
 
 from backstay.cli.new import create_service
-from backstay.settings import environment_example
 
 _REPOSITORY = Path(__file__).parents[2]
 _LONGEST_NAME = "a-service-with-the-longest-possible-name"
@@ -173,13 +172,21 @@ def test_a_domain_that_reaches_into_another_is_refused(tmp_path: Path) -> None:
     assert "Users are entered by the front door BROKEN" in run(service, "lint-imports", expected_code=1)
 
 
-def test_the_example_of_its_environment_is_that_of_its_settings(
-    service: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(service / "src")
-    from shop.settings import Settings  # type: ignore[import-not-found]  # noqa: PLC0415 - it was just made
+def test_the_example_of_its_environment_lists_every_setting(service: Path) -> None:
+    explained = json.loads(run(service, "backstay explain --json"))["settings"]
+    listed = re.findall(r"^# (SHOP_\w+)=", (service / ".env.example").read_text(), flags=re.MULTILINE)
 
-    assert (service / ".env.example").read_text() == environment_example(Settings)
+    assert listed == [setting["variable"] for setting in explained]
+
+
+def test_the_example_of_its_environment_can_be_used_as_it_is(tmp_path: Path) -> None:
+    service = create_service(tmp_path / "shop")
+    example = re.sub(r"^# (SHOP_\w+=)", r"\1", (service / ".env.example").read_text(), flags=re.MULTILINE)
+    before = json.loads(run(service, "backstay explain --json"))["settings"]
+    (service / ".env").write_text(example)
+    after = json.loads(run(service, "backstay explain --json"))["settings"]
+
+    assert [setting["value"] for setting in after] == [setting["value"] for setting in before]
 
 
 def test_it_asks_for_the_backstay_that_wrote_it(service: Path) -> None:

@@ -19,11 +19,13 @@ class Project:
     def test(self, source: str, *options: str) -> pytest.RunResult:
         """Run the tests in `source`."""
         self.pytester.makepyfile(test_inner=source)
-        return self.pytester.runpytest_inprocess(*WARNINGS, "-p", "no:cacheprovider", "-v", "-rs", *options)
+        plugins = ("-p", "anyio.pytest_plugin", "-p", "no:cacheprovider")
+        return self.pytester.runpytest_inprocess(*WARNINGS, *plugins, "-v", "-rs", *options)
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for name in ("BACKSTAY_TEST_DATABASE", "BACKSTAY_REQUIRE_SERVERS", "PYTEST_ADDOPTS"):
         monkeypatch.delenv(name, raising=False)
     pytester.makeconftest('pytest_plugins = ["backstay.testing"]')

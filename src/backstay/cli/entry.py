@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  for the same reason
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         code = _run(arguments)
-        print(end="", flush=True)
+        if sys.stdout is not None:  # a daemon may have none
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:

@@ -1,6 +1,5 @@
 """`backstay run`: one or many processes, a graceful stop, and an honest exit code."""
 
-import errno
 import logging
 import multiprocessing
 import signal
@@ -12,7 +11,7 @@ from uvicorn.supervisors import Multiprocess
 
 from backstay.app.explanation import variable_name
 from backstay.cli.project import LoadedApp, enter_project, load_app
-from backstay.cli.serving import AppFactory, bind, describe_address, explain_address, make_config
+from backstay.cli.serving import AppFactory, bind, describe_address, make_config
 
 __all__ = ["serve_production"]
 
@@ -45,15 +44,9 @@ def serve_production(
     first = multiprocessing.get_context("spawn").Lock() if count > 1 else None
     factory = AppFactory(loaded.project, traceback=traceback, first=first)
     config = make_config(factory, settings, grace=settings.server.grace, workers=count)
+    supervisor = _Workers(config, [listener]) if count > 1 else _Alone(config, listener)
     _log_start(loaded, listener, count)
-    try:
-        return _Workers(config, [listener]).serve() if count > 1 else _serve_alone(config, listener)
-    except OSError as error:
-        # Two processes may take the same port; the second one learns it when it begins to listen.
-        if error.errno != errno.EADDRINUSE:
-            raise
-        address, number = listener.getsockname()[:2]
-        raise explain_address(error, settings, host=address, port=number) from error
+    return supervisor.serve()
 
 
 def _log_start(loaded: LoadedApp, listener: socket.socket, workers: int) -> None:
@@ -73,17 +66,26 @@ def _log_start(loaded: LoadedApp, listener: socket.socket, workers: int) -> None
         )
 
 
-def _serve_alone(config: uvicorn.Config, listener: socket.socket) -> int:
-    server = uvicorn.Server(config)
-    # A signal during the start is kept until the server looks. Uvicorn raises it again at the very end, for
-    # its caller to die of; this handler takes it, so that the exit code tells how the stop went.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.handle_exit)
-    try:
-        server.run(sockets=[listener])
-    except SystemExit:
-        return 1
-    return 1 if server.lifespan.should_exit else 0
+class _Alone:
+    """A server in this very process.
+
+    A signal during the start is kept until the server looks. Uvicorn raises it again at the very end, for its
+    caller to die of; the same handler takes it, so that the exit code tells how the stop went.
+    """
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        self._server = uvicorn.Server(config)
+        self._listener = listener
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._server.handle_exit)
+
+    def serve(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        try:
+            self._server.run(sockets=[self._listener])
+        except SystemExit:
+            return 1
+        return 1 if self._server.lifespan.should_exit else 0
 
 
 class _Workers(Multiprocess):
@@ -93,6 +95,12 @@ class _Workers(Multiprocess):
         """Serve until told to stop; return the exit code."""
         self.run()
         return 1 if any(process.exitcode == STARTUP_FAILURE for process in self.processes) else 0
+
+    def init_processes(self) -> None:
+        """Start the workers, and keep only our end of their pipes: one that dies is noticed at once."""
+        super().init_processes()
+        for process in self.processes:
+            process.child_conn.close()
 
     def terminate_all(self) -> None:
         """Close the socket first: connections that nobody will accept are refused, not left hanging."""

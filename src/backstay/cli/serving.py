@@ -20,6 +20,9 @@ from backstay.settings import Settings
 
 __all__ = ["AppFactory", "bind", "describe_address", "make_config"]
 
+_BACKLOG = 2048
+"""Connections that wait to be accepted; Uvicorn's own default."""
+
 _WORKER_SECONDS = 30
 """How long a worker may import the app, on a busy machine, before it is taken for dead."""
 
@@ -69,18 +72,21 @@ class _Service:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
 
-        async def send_without_traceback(message: Message) -> None:
+        async def send_all_but_failure(message: Message) -> None:
             nonlocal has_started
             has_started = has_started or message["type"] == "lifespan.startup.complete"
-            await send({"type": message["type"]} if message["type"] == "lifespan.startup.failed" else message)
+            if message["type"] != "lifespan.startup.failed":
+                await send(message)
 
         try:
-            await self._app(scope, receive, send_without_traceback)
+            await self._app(scope, receive, send_all_but_failure)
         except Exception as error:
             if has_started:
                 raise
-            await outlive_drivers()
             self._factory.tell(error, self._settings)
+            await outlive_drivers()
+            # Only now: Uvicorn leaves as soon as it hears of it.
+            await send({"type": "lifespan.startup.failed"})
 
 
 def make_config(
@@ -107,7 +113,7 @@ def make_config(
 
 
 def bind(settings: Settings, *, host: str | None, port: int | None) -> socket.socket:
-    """Take the address to serve at.
+    """Begin to listen: whoever connects from now on is served once the app has started.
 
     Args:
         settings: Decide what the options leave open.
@@ -125,15 +131,16 @@ def bind(settings: Settings, *, host: str | None, port: int | None) -> socket.so
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)
     except OSError as error:
         if listener is not None:
             listener.close()
-        raise explain_address(error, settings, host=host, port=port) from error
+        raise _explain_address(error, settings, host=host, port=port) from error
     listener.set_inheritable(True)
     return listener
 
 
-def explain_address(error: OSError, settings: Settings, *, host: str, port: int) -> ConfigurationError:
+def _explain_address(error: OSError, settings: Settings, *, host: str, port: int) -> ConfigurationError:
     """Return what to tell about an address that cannot be served at."""
     other_port = port + 1 if 1024 <= port < 65535 else 8000
     choose = (

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import event
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
 from backstay.db._cancellation import interruptible, uninterruptible
 from backstay.db._transaction import DatabaseTransaction
 from backstay.errors import ReadOnlySessionError, SessionEndedError
 from backstay.transaction import of
 
-__all__ = ["ReadingSession", "TransactionSession"]
+__all__ = ["ReadingSession", "TransactionSession", "refuse_writes", "remember_connection"]
+
+_CONNECTION = "backstay.connection"
 
 
 class _GuardedSession(AsyncSession):
@@ -54,6 +58,17 @@ class _GuardedSession(AsyncSession):
                 "`database.transaction()` or `database.reading()` themselves."
             )
 
+    def stop(self, task: asyncio.Task[Any]) -> None:
+        """Make the database stop what `task` waits for."""
+        if self.get_bind().dialect.name != "sqlite":
+            if not task.cancelling():  # once: the driver needs its time to tell the server
+                task.cancel()
+            return
+        connection: Connection | None = self.info.get(_CONNECTION)
+        if connection is not None and not connection.closed:
+            driver: Any = connection.connection.driver_connection
+            driver._conn.interrupt()  # noqa: SLF001  aiosqlite's own interrupt() is a coroutine around this call
+
     async def close(self) -> None:
         """End the session for good; what is not committed is rolled back."""
         self.is_ended = True
@@ -87,8 +102,13 @@ class ReadingSession(_GuardedSession):
     """A session that only reads: autocommit, so it holds no snapshot and no transaction; writing is refused."""
 
 
-class ReadOnlySession(Session):
-    """The blocking core of a `ReadingSession`."""
+def remember_connection(session_class: type[Session]) -> None:
+    """Let sessions of a class know their connection, to interrupt it."""
+    event.listen(session_class, "after_begin", _remember_connection)
+
+
+def _remember_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    session.info[_CONNECTION] = connection
 
 
 def refuse_writes(session_class: type[Session]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
-from backstay.db._session import ReadingSession, TransactionSession, refuse_writes
+from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
 from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
 from backstay.settings import DatabaseSettings
 from backstay.transaction import Participant
@@ -49,6 +49,9 @@ class Database:
         self._read_session_class = type("ReadingCore", (Session,), {})
         watch_sessions(self._session_class)
         refuse_writes(self._read_session_class)
+        if not self.is_postgresql:
+            remember_connection(self._session_class)
+            remember_connection(self._read_session_class)
         watch_engine(self.engine.sync_engine)
         watch_engine(self.read_engine.sync_engine)
 

@@ -1,0 +1,157 @@
+"""What `explain` says of each part, for the settings that decide it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from backstay.app.explanation import Part, parts, variable_name
+from backstay.settings import (
+    DatabaseSettings,
+    HttpSettings,
+    LoggingSettings,
+    ServerSettings,
+    Settings,
+    SettingsConfigDict,
+)
+
+
+class ShopSettings(Settings):
+    model_config = SettingsConfigDict(env_prefix="SHOP_", env_file=None)
+
+
+def _explain(name: str, *, has_policy: bool = True, **values: Any) -> Part:
+    settings = ShopSettings(**values)
+    return next(part for part in parts(settings, has_policy=has_policy) if part.name == name)
+
+
+_PRODUCTION: dict[str, Any] = {
+    "environment": "production",
+    "database": DatabaseSettings(url=SecretStr("postgresql://shop:JzS7pQ1d@db.internal/shop")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        (
+            "documentation",
+            {},
+            "documentation: on, because SHOP_HTTP__DOCS is not set and the environment is development",
+        ),
+        (
+            "documentation",
+            _PRODUCTION,
+            "documentation: off, because SHOP_HTTP__DOCS is not set and the environment is production",
+        ),
+        (
+            "documentation",
+            _PRODUCTION | {"http": HttpSettings(docs=True)},
+            "documentation: on, because the code sets http.docs",
+        ),
+        ("CORS", {}, "CORS: off, because SHOP_HTTP__CORS_ORIGINS is not set"),
+        (
+            "migrations at start",
+            {},
+            "migrations at start: on, because SHOP_DATABASE__UPGRADE_ON_START is not set "
+            "and the environment is development",
+        ),
+        (
+            "migrations at start",
+            {"environment": "test"},
+            "migrations at start: off, because SHOP_DATABASE__UPGRADE_ON_START is not set "
+            "and the environment is test",
+        ),
+        (
+            "migrations at start",
+            {"database": DatabaseSettings(upgrade_on_start=False)},
+            "migrations at start: off, because the code sets database.upgrade_on_start",
+        ),
+        (
+            "log format",
+            _PRODUCTION,
+            "log format: json, because SHOP_LOGGING__FORMAT is not set and the environment is production",
+        ),
+        (
+            "log format",
+            {},
+            "log format: console on a terminal, json elsewhere, because SHOP_LOGGING__FORMAT is not set "
+            "and the environment is development",
+        ),
+        (
+            "log format",
+            {"logging": LoggingSettings(format="json")},
+            "log format: json, because the code sets logging.format",
+        ),
+        (
+            "strict transport security",
+            _PRODUCTION,
+            "strict transport security: on, because the environment is production",
+        ),
+        (
+            "proxy headers",
+            {"server": ServerSettings(trusted_proxies=("10.0.0.0/8", "::1"))},
+            "proxy headers: believed from 10.0.0.0/8, ::1, because the code sets server.trusted_proxies",
+        ),
+        (
+            "proxy headers",
+            {"server": ServerSettings(trusted_proxies=())},
+            "proxy headers: off, because the code sets server.trusted_proxies",
+        ),
+        (
+            "database",
+            _PRODUCTION,
+            "database: PostgreSQL at postgresql://shop:[redacted]@db.internal/shop, "
+            "because the code sets database.url",
+        ),
+        (
+            "database",
+            {"database": DatabaseSettings(url=SecretStr("sqlite://"))},
+            "database: SQLite in memory, gone when the process ends, because the code sets database.url",
+        ),
+    ],
+)
+def test_a_part_says_what_it_is_and_why(name: str, values: dict[str, Any], sentence: str) -> None:
+    assert str(_explain(name, **values)) == sentence
+
+
+def test_a_variable_is_quoted_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_HTTP__CORS_ORIGINS", "https://shop.example")
+
+    part = _explain("CORS")
+
+    assert (part.is_on, part.setting) == (True, "http.cors_origins")
+    assert part.reason == "SHOP_HTTP__CORS_ORIGINS is https://shop.example"
+
+
+def test_the_address_of_the_database_is_told_once_and_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE__URL", "postgresql://shop:JzS7pQ1d@db.internal/shop")
+
+    part = _explain("database")
+
+    assert part.state == "PostgreSQL at postgresql://shop:[redacted]@db.internal/shop"
+    assert part.reason == "SHOP_DATABASE__URL is set"
+
+
+def test_a_sqlite_file_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert _explain("database").state == f"SQLite file {tmp_path}/service.db with a write-ahead log"
+
+
+def test_install_leaves_the_policy_to_the_app() -> None:
+    for name in (
+        "documentation",
+        "security headers",
+        "problem documents",
+        "body limit",
+        "strict transport security",
+    ):
+        assert not _explain(name, has_policy=False, **_PRODUCTION).is_on
+
+
+def test_the_variable_of_a_setting() -> None:
+    assert variable_name(ShopSettings(), "server.port") == "SHOP_SERVER__PORT"
