@@ -4,8 +4,8 @@
     python benchmarks/honest_answer.py --plain       a plain FastAPI app with the usual yield dependency
     python benchmarks/honest_answer.py --count 1000 --url postgresql://...
 
-A real Uvicorn serves real sockets in a process of its own. The caller writes a row, and as soon as the status line of a 2xx has
-arrived it asks the database itself for that row. Exit code 1 when one was missing.
+A real Uvicorn serves real sockets in a process of its own. The caller writes a row, and as soon as the
+status line of a 2xx has arrived it asks the database itself for that row. Exit code 1 when one was missing.
 """
 
 from __future__ import annotations
@@ -115,7 +115,15 @@ async def _served(url: str, *, plain: bool) -> AsyncIterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [sys.executable, __file__, "--serve", str(port), "--url", url, *(["--plain"] if plain else [])]
+    arguments = [
+        sys.executable,
+        __file__,
+        "--serve",
+        str(port),
+        "--url",
+        url,
+        *(["--plain"] if plain else []),
+    ]
     process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.DEVNULL)
     try:
         await _wait_for(port, process)
@@ -141,7 +149,9 @@ async def _wait_for(port: int, process: Any) -> None:
 
 def main() -> int:
     """Run the script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--url", help="a database to write to; a temporary SQLite file when absent")
     parser.add_argument("--plain", action="store_true", help="serve plain FastAPI instead")
@@ -157,7 +167,9 @@ def main() -> int:
         url = given.url or f"sqlite:///{Path(folder) / 'honest.db'}"
         answers, missing = asyncio.run(measure(url, count=given.count, plain=given.plain))
     name = "a plain FastAPI app" if given.plain else "backstay"
-    print(f"An honest answer: {missing} of {answers} read-backs right after a 2xx of {name} missed the write.")
+    print(
+        f"An honest answer: {missing} of {answers} read-backs right after a 2xx of {name} missed the write."
+    )
     return 1 if missing or not answers else 0
 
 

@@ -1,7 +1,7 @@
 """How long a newcomer waits before anything happens: the import of the library, and the command's help.
 
-Each figure is the median of interleaved runs, less what the bare interpreter takes for an import, and as a whole for the
-command. Exits with 1 when a bound is missed.
+Each figure is the median of interleaved runs: for the import less what the bare interpreter takes, for the
+command as a whole. Exits with 1 when a bound is missed.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
 """The wiring of a FastAPI service as one library: its parts commit, fail and shut down together.
 
-The front door: each name is imported from its room at its first use, so that `import backstay` stays cheap and a script that
-only needs settings does not pay for a web framework.
+The front door: each name is imported from its room at its first use, so that `import backstay` stays cheap
+and a script that only needs settings does not pay for a web framework.
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """The time left, carried in the context of a call.
 
-A deadline is a number, a reading of the monotonic clock, and costs nothing until somebody waits and asks what is left.
+A deadline is a number, a reading of the monotonic clock, and costs nothing until somebody waits and asks
+what is left.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@
         │   └── OutcomeUnknownError   503  the connection was lost while committing
         └── DeadlineExceededError     504
 
-The message of an `AppError` goes over the wire as the problem's `detail`: never put into it what the caller sent,
-nor SQL, paths or secrets. The messages of the other two branches are for developers and stay in the logs.
+The message of an `AppError` goes over the wire as the problem's `detail`: never put into it what the caller
+sent, nor SQL, paths or secrets. The messages of the other two branches are for developers and stay in the
+logs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What happened, as typed facts for whoever watches: test assertions, telemetry, an inspector.
 
-Subscribers are called in the task that caused the event, one after the other, and must neither block nor raise; one that
-raises is logged. Nothing that correctness rests on goes through here, and it is no message bus for a service's own events.
-With no subscriber, an event costs one truth test: emitters ask `is_watched()` before they build one.
+Subscribers are called in the task that caused the event, one after the other, and must neither block nor
+raise; one that raises is logged. Nothing that correctness rests on goes through here, and it is no message
+bus for a service's own events. With no subscriber, an event costs one truth test: emitters ask
+`is_watched()` before they build one.
 """
 
 from __future__ import annotations

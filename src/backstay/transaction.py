@@ -1,12 +1,13 @@
 """The unit of work's two faces: what a transaction offers, and what takes part in one.
 
-`db` implements `Transaction`; whatever must live and die with the commit (a cache, an outbox) is a `Participant`;
-`app` introduces them to each other: `Database(settings, participants=(cache,))`. Neither imports the other, both import
-this page, and this page names no tool.
+`db` implements `Transaction`; whatever must live and die with the commit (a cache, an outbox) is a
+`Participant`; `app` introduces them to each other: `Database(settings, participants=(cache,))`. Neither
+imports the other, both import this page, and this page names no tool.
 
 The order at the end of an outermost transaction (docs/decisions/0001-unit-of-work.md):
 
-    flush -> prepare (each participant; raising rolls back) -> COMMIT -> settle (each participant) -> after_commit calls
+    flush -> prepare (each participant; raising rolls back) -> COMMIT -> settle (each participant) ->
+    after_commit calls
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Participant(Protocol):
         ...
 
     async def settle(self, transaction: Transaction, outcome: Outcome) -> None:
-        """Learn how it ended. Called once for each transaction that reached `prepare`; an error is only logged."""
+        """Learn how it ended; called once after each `prepare`, and an error is only logged."""
         ...
 
 
@@ -106,8 +107,8 @@ class Transaction(ABC):
     def after_commit(self, call: Callable[..., object | Awaitable[object]], *args: object) -> None:
         """Call `call(*args)` once the outermost transaction has committed.
 
-        Calls run one after the other, before the response leaves; an error is logged and changes no answer. A call made
-        inside a savepoint that is rolled back is dropped with it.
+        Calls run one after the other, before the response leaves; an error is logged and changes no answer.
+        A call made inside a savepoint that is rolled back is dropped with it.
         """
 
 
@@ -135,9 +136,10 @@ def after_commit(
 ) -> None:
     """Call `call(*args, **kwargs)` once the session's outermost transaction has committed.
 
-    The call may be a plain or an async function. It runs after COMMIT and before the response leaves; an error is logged
-    and changes no answer. When the transaction, or the savepoint it was registered in, is rolled back, the call is dropped.
-    Use it for what may be lost in a crash: sending a mail, waking a worker. A session that backstay did not open is refused.
+    The call may be a plain or an async function. It runs after COMMIT and before the response leaves; an
+    error is logged and changes no answer. When the transaction, or the savepoint it was registered in, is
+    rolled back, the call is dropped. Use it for what may be lost in a crash: sending a mail, waking a
+    worker. A session that backstay did not open is refused.
 
     Raises:
         UsageError: The session was not opened by backstay.

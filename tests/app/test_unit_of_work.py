@@ -1,20 +1,25 @@
 """docs/decisions/0001-unit-of-work.md, sentence by sentence, on SQLite and PostgreSQL."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 
 import anyio
 import pytest
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.testclient import TestClient
 from sqlalchemy import ForeignKey, MetaData, func, select, text
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import QueuePool
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backstay import ReadSessionDep, SessionDep, after_commit, create_app, current_runtime, repeatable
 from backstay.db import Database
-from backstay.errors import ConflictError, ReadOnlySessionError, SessionEndedError
+from backstay.errors import ConflictError, ReadOnlySessionError, SessionEndedError, UsageError
 from backstay.settings import Settings
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -52,6 +57,12 @@ def serve(settings: Settings) -> Serve:
         return create_app(settings, routers=[router])
 
     return make
+
+
+def checked_out(database: Database) -> int:
+    pool = database.engine.pool
+    assert isinstance(pool, QueuePool)
+    return pool.checkedout()
 
 
 async def texts(database: Database) -> list[str]:
@@ -139,7 +150,7 @@ class TestCommitPoint:
         self, serve: Serve, ask: Any, running: Any
     ) -> None:
         async def endpoint(session: SessionDep) -> int:
-            return current_runtime().database.engine.pool.checkedout()  # type: ignore[attr-defined]  # a QueuePool
+            return checked_out(current_runtime().database)
 
         async with running(serve(("/", endpoint))) as app:
             assert (await ask(app, "GET", "/")).json == 0
@@ -274,17 +285,17 @@ class TestFailingCommit:
         self, serve: Serve, ask: Any, running: Any
     ) -> None:
         class Swallow:
-            def __init__(self, app: Any) -> None:
+            def __init__(self, app: ASGIApp) -> None:
                 self.app = app
 
-            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
                 try:
                     await self.app(scope, receive, send)
                 except Exception:  # noqa: BLE001  what such middlewares do
                     await JSONResponse({"all": "well"})(scope, receive, send)
 
         app = serve(("/", write_orphan))
-        app.user_middleware.append(_middleware(Swallow))
+        app.user_middleware.append(Middleware(Swallow))
         async with running(app):
             answer = await ask(app, "POST", "/")
 
@@ -295,10 +306,8 @@ class TestFailingCommit:
     ) -> None:
         async def endpoint(session: SessionDep) -> str:
             await session.execute(text("INSERT INTO notes (id, text) VALUES (1, 'first')"))
-            try:
+            with contextlib.suppress(IntegrityError):
                 await session.execute(text("INSERT INTO notes (id, text) VALUES (1, 'second')"))
-            except IntegrityError:
-                pass
             return "fine"
 
         async with running(serve(("/", endpoint))) as app:
@@ -311,23 +320,15 @@ class TestFailingCommit:
     ) -> None:
         async def endpoint(session: SessionDep) -> str:
             await session.execute(text("INSERT INTO notes (id, text) VALUES (1, 'first')"))
-            try:
+            with contextlib.suppress(IntegrityError):
                 async with session.begin_nested():
                     await session.execute(text("INSERT INTO notes (id, text) VALUES (1, 'second')"))
-            except IntegrityError:
-                pass
             return "fine"
 
         async with running(serve(("/", endpoint))) as app:
             assert (await ask(app, "POST", "/")).status == 200
 
         assert await texts(database) == ["first"]
-
-
-def _middleware(kind: type[Any]) -> Any:
-    from starlette.middleware import Middleware
-
-    return Middleware(kind)
 
 
 class TestAfterTheResponse:
@@ -406,7 +407,9 @@ class TestOwnDependencies:
             yield
             session.add(Note(text="audit"))
 
-        async def endpoint(session: SessionDep, _: Annotated[None, Depends(audited, scope="function")]) -> None:
+        async def endpoint(
+            session: SessionDep, _: Annotated[None, Depends(audited, scope="function")]
+        ) -> None:
             await write(session)
 
         async with running(serve(("/", endpoint))) as app:
@@ -439,7 +442,9 @@ class TestOwnDependencies:
             yield
             raise ConflictError("too many")
 
-        async def endpoint(session: SessionDep, _: Annotated[None, Depends(strict, scope="function")]) -> None:
+        async def endpoint(
+            session: SessionDep, _: Annotated[None, Depends(strict, scope="function")]
+        ) -> None:
             await write(session)
             await session.flush()
 
@@ -596,8 +601,7 @@ class TestCancellation:
 
         async with running(serve(("/", endpoint))) as app:
             status = (await ask(app, "GET", "/")).status
-            database = app.state.backstay.database
-            assert database.engine.pool.checkedout() == 0
+            assert checked_out(app.state.backstay.database) == 0
 
         assert status in {200, 500, 503}
 
@@ -607,8 +611,7 @@ def slow(database: Database) -> str:
     """A statement that takes longer than a test."""
     if database.is_postgresql:
         return "SELECT pg_sleep(30)"
-    counting = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000)"
-    return f"{counting} SELECT count(*) FROM n"
+    return "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
 
 class TestReading:
@@ -637,19 +640,16 @@ async def test_outside_its_lifespan_the_app_says_how_to_start_it(
     assert "with TestClient(app) as client" in caplog.text
 
 
-async def test_a_websocket_is_told_to_open_its_own_transactions(
-    serve: Serve, running: Any
-) -> None:
+async def test_a_websocket_is_told_to_open_its_own_transactions(serve: Serve, running: Any) -> None:
     app = serve(("/", write))
 
     @app.websocket("/socket")
     async def socket(websocket: WebSocket, session: SessionDep) -> None:
         await websocket.accept()
 
-    from fastapi.testclient import TestClient
-
-    from backstay.errors import UsageError
-
-    with TestClient(app) as client, pytest.raises(UsageError, match="WebSocket"):
-        with client.websocket_connect("/socket"):
-            pass
+    with (
+        TestClient(app) as client,
+        pytest.raises(UsageError, match="WebSocket"),
+        client.websocket_connect("/socket"),
+    ):
+        pass

@@ -1,9 +1,12 @@
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -50,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TinyProject:
-    """A service of one module; its package has a name of its own, so that tests in one process do not meet."""
+    """A service of one module; its package has a name of its own: tests in one process do not meet."""
 
     folder: Path
     package: str
@@ -70,7 +73,8 @@ class TinyProject:
         versions = self.folder / "migrations" / "versions"
         versions.mkdir(parents=True, exist_ok=True)
         (versions / f"{revision}.py").write_text(
-            f'"""Step {revision}."""\nfrom alembic import op\n\nrevision = "{revision}"\ndown_revision = {after!r}\n\n\n'
+            f'"""Step {revision}."""\n'
+            f'from alembic import op\n\nrevision = "{revision}"\ndown_revision = {after!r}\n\n\n'
             f"def upgrade() -> None:\n    op.execute({statement!r})\n\n\n"
             f"def downgrade() -> None:\n    op.execute('DROP TABLE {revision}')\n"
         )
@@ -189,6 +193,32 @@ def serve() -> Iterator[Callable[..., Served]]:
     yield start
     for served in started:
         served.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a GET."""
+
+    status: int
+    headers: Message
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+@pytest.fixture
+def get() -> Callable[..., Answer]:
+    """Sends a GET."""
+
+    def send(url: str, **headers: str) -> Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(url, headers=named)  # noqa: S310  an address of our own
+        with urllib.request.urlopen(request, timeout=_DEADLINE_SECONDS) as response:  # noqa: S310
+            return Answer(response.status, response.headers, response.read())
+
+    return send
 
 
 def _command(*arguments: str) -> list[Any]:

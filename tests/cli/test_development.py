@@ -1,12 +1,10 @@
-import json
 import signal
-import urllib.request
 from typing import Any
 
 import pytest
 
 
-def test_the_urls_come_when_the_service_is_up(project: Any, serve: Any) -> None:
+def test_the_urls_come_when_the_service_is_up(project: Any, serve: Any, get: Any) -> None:
     served = serve("dev", "--port", "0")
     address = served.wait_for_address()
     served.wait_for("Ctrl-C stops it")
@@ -16,8 +14,7 @@ def test_the_urls_come_when_the_service_is_up(project: Any, serve: Any) -> None:
     assert f"  documentation  {address}/docs\n  first route    {address}/things\n" in text
     assert f"  readiness      {address}/readyz\n" in text
     for path in ("/docs", "/things", "/readyz"):
-        with urllib.request.urlopen(address + path) as response:
-            assert response.status == 200
+        assert get(address + path).status == 200
 
 
 def test_documentation_that_is_off_is_not_announced(
@@ -30,7 +27,7 @@ def test_documentation_that_is_off_is_not_announced(
     assert "/docs" not in "".join(served.read)
 
 
-def test_a_changed_file_starts_the_service_again(project: Any, serve: Any) -> None:
+def test_a_changed_file_starts_the_service_again(project: Any, serve: Any, get: Any) -> None:
     served = serve("dev", "--port", "0")
     address = served.wait_for_address()
     served.wait_for("Ctrl-C stops it")
@@ -40,10 +37,10 @@ def test_a_changed_file_starts_the_service_again(project: Any, serve: Any) -> No
     served.wait_for("Finished server process")
 
     # The socket is open all the time: the request waits for the new process.
-    assert _get(f"{address}/things") == [3]
+    assert get(f"{address}/things").json == [3]
 
 
-def test_broken_code_is_told_and_mended(project: Any, serve: Any) -> None:
+def test_broken_code_is_told_and_mended(project: Any, serve: Any, get: Any) -> None:
     code = project.main.read_text()
     served = serve("dev", "--port", "0")
     address = served.wait_for_address()
@@ -55,7 +52,7 @@ def test_broken_code_is_told_and_mended(project: Any, serve: Any) -> None:
     project.main.write_text(code)
 
     assert told == f"error: SyntaxError: '(' was never closed (in src/{project.package}/main.py, line 1)\n"
-    assert _get(f"{address}/things") == [1, 2]
+    assert get(f"{address}/things").json == [1, 2]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -115,8 +112,3 @@ def test_an_openapi_document_that_cannot_be_made_does_not_stop_the_service(proje
     served.wait_for("The OpenAPI document cannot be made.")
 
     served.wait_for("Ctrl-C stops it")
-
-
-def _get(url: str) -> Any:
-    with urllib.request.urlopen(url) as response:
-        return json.load(response)

@@ -1,4 +1,4 @@
-"""The bounds of `benchmarks/import_time.py`, times four: the machine that runs the tests does other things, too."""
+"""The bounds of `benchmarks/import_time.py`, times four: a machine that runs tests does other things, too."""
 
 import subprocess
 import sys

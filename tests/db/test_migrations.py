@@ -418,7 +418,7 @@ async def test_a_type_of_the_service_is_imported(
         "import sqlalchemy as sa\nclass Code(sa.String):\n    pass\n", encoding="utf-8"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    import shop_types  # type: ignore[import-not-found]  # noqa: PLC0415
+    import shop_types  # type: ignore[import-not-found]
 
     metadata = sa.MetaData()
     sa.Table("parcels", metadata, sa.Column("code", shop_types.Code(length=3), primary_key=True))
@@ -642,7 +642,7 @@ async def test_more_steps_than_there_are_is_a_clear_error(
         ("revision = 'x'\ndown_revision = None\n\n\nboom = 1 / 0\n", 5, "ZeroDivisionError"),
     ],
 )
-async def test_a_file_that_cannot_be_read_is_named_with_its_line(  # noqa: PLR0917 - fixtures and parameters
+async def test_a_file_that_cannot_be_read_is_named_with_its_line(
     empty_engine: AsyncEngine, migrations: Migrations, versions: Versions, source: str, line: int, reason: str
 ) -> None:
     path = versions.folder / "broken.py"
@@ -657,7 +657,7 @@ async def test_a_file_that_cannot_be_read_is_named_with_its_line(  # noqa: PLR09
 async def test_an_error_of_alembic_itself_is_not_blamed_on_a_file(
     empty_engine: AsyncEngine, migrations: Migrations, versions: Versions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alembic.script import ScriptDirectory  # noqa: PLC0415
+    from alembic.script import ScriptDirectory
 
     def fail(_: object) -> None:
         raise RuntimeError("not a file's fault")
@@ -1132,7 +1132,7 @@ def test_asking_what_is_pending_does_not_import_alembic(
 
 
 def test_every_type_that_a_migration_names_can_be_imported_from_there() -> None:
-    import backstay.db.types  # noqa: PLC0415
+    import backstay.db.types
 
     for column_type in (JSON(), Float(), Integer(), Numeric(4, 2), String(7), UTCDateTime(), Uuid()):
         assert repr(eval(f"backstay.db.types.{column_type!r}", {"backstay": backstay})) == repr(column_type)  # noqa: S307

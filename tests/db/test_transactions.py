@@ -103,7 +103,7 @@ class TestFailedStatements:
         assert await count(database) == 0
 
     async def test_the_connection_that_refused_to_commit_is_clean(self, database: Database) -> None:
-        """An exception in that place would otherwise hand the open transaction to the next user of the connection."""
+        """An exception there would otherwise hand the open transaction to the connection's next user."""
         with pytest.raises(TransactionAbortedError):
             async with database.transaction() as session:
                 with pytest.raises(DBAPIError):
@@ -294,13 +294,13 @@ class TestReaders:
         most = database.settings.pool_size + database.settings.pool_overflow
         taken = [database.reading_session() for _ in range(most)]
         try:
-            for session in taken:
-                await session.connection()
+            for reading in taken:
+                await reading.connection()
             async with database.transaction() as session, of(session).reader() as reader:
                 assert reader is None
         finally:
-            for session in taken:
-                await session.close()
+            for reading in taken:
+                await reading.close()
 
     async def test_reading_refuses_to_write_in_each_way(self, database: Database) -> None:
         async with database.reading() as session:
@@ -373,7 +373,7 @@ class TestConcurrentWrites:
         async def add_one() -> None:
             async with database.transaction() as session:
                 locked = select(counters.c.value).where(counters.c.id == 1).with_for_update()
-                value = await session.scalar(locked)
+                value = await session.scalar(locked) or 0
                 await session.execute(update(counters).where(counters.c.id == 1).values(value=value + 1))
 
         await asyncio.gather(*(add_one() for _ in range(8)))

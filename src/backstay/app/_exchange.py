@@ -40,6 +40,7 @@ _REPLAY_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.005
 _LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
 
+
 class ResponseStoppedError(Exception):
     """Unwinds the app when its response must not be sent; the reason is kept in the exchange."""
 
@@ -55,8 +56,8 @@ class Exchange:
         "_task",
         "_watcher",
         "began",
-        "inbox",
         "has_left",
+        "inbox",
         "request_id",
         "scope",
         "status",
@@ -114,7 +115,7 @@ class Exchange:
 
     @property
     def route(self) -> str | None:
-        """The template of the route that serves the request, once it is known; with the prefixes of its routers."""
+        """The template of the route, prefixes included, once the request has reached one."""
         routed = self.scope.get("backstay.routed", self.scope)
         context = routed.get("fastapi", {}).get("effective_route_context")
         path = getattr(context, "path_format", None) or getattr(routed.get("route"), "path", None)
@@ -190,17 +191,17 @@ class Exchange:
         if self._stopped_by is not None:
             raise ResponseStoppedError
         if message["type"] == "http.response.start" and self.unit is not None:
-            await self._end_unit(message["status"])
+            await self._end_unit(self.unit, message["status"])
             self._is_started = True
         await send(message)
 
-    async def _end_unit(self, status: int) -> None:
-        assert self.unit is not None
-        handled = self.unit.error
+    async def _end_unit(self, unit: UnitOfWork, status: int) -> None:
+        if unit.is_repeatable and isinstance(unit.error, Exception) and is_repeatable(unit.error):
+            # A handler made a response of it, which a repetition may spare the caller.
+            self._stopped_by = unit.error
+            raise ResponseStoppedError
         try:
-            if isinstance(handled, Exception) and is_repeatable(handled) and self.unit.is_repeatable:
-                raise handled  # a handler made a response of it, which a repetition may spare the caller
-            await self.unit.end(status=status)
+            await unit.end(status=status)
         except Exception as error:
             self._stopped_by = error
             raise ResponseStoppedError from error
@@ -231,6 +232,8 @@ class Exchange:
         response = await render_problem(request, error, meaning=as_app_error(error))
         if response.status_code >= 500:
             _logger.error("A request failed.", exc_info=error)
+        else:
+            _logger.info("%s was answered with %s.", type(error).__name__, response.status_code)
         await response(scope, receive, send)
 
 

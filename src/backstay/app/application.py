@@ -1,4 +1,4 @@
-"""`create_app` and `install`: a FastAPI app with everything joined, or an existing app with the parts that change no answer."""
+"""`create_app` joins everything on a new app; `install` adds to an existing one what changes no answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from backstay.settings import Settings
 
 __all__ = ["FastAPIOptions", "create_app", "install"]
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+Lifespan = (
+    Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    | Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
+)
+"""A context manager around the time in which the app serves; what it yields becomes `request.state`."""
 
 
 class FastAPIOptions(TypedDict, total=False):
@@ -50,7 +54,7 @@ _SECURITY_HEADERS = (
 _TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
-def create_app(
+def create_app(  # noqa: PLR0913  each is an option of its own, and all but one have a default
     settings: Settings,
     *,
     routers: Sequence[APIRouter] = (),
@@ -97,13 +101,16 @@ def create_app(
 def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthCheck] = ()) -> Installation:
     """Give an existing app sessions, request ids, logs and health routes; no answer of its routes changes.
 
-    Call it before the app serves, after its own middleware is added. Returns what is left at `app.state.backstay`.
+    Call it before the app serves, after its own middleware is added. Returns what is left at
+    `app.state.backstay`.
     """
     installation = Installation(settings)
     app.state.backstay = installation
     app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
     app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
-    add_health(app, lambda: (*installation.checks(), *health_checks), is_draining=lambda: installation.is_draining)
+    add_health(
+        app, lambda: (*installation.checks(), *health_checks), is_draining=lambda: installation.is_draining
+    )
     return installation
 
 
@@ -123,7 +130,11 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
 
 
 def _response_headers(settings: Settings) -> tuple[tuple[str, str], ...]:
-    return (*_SECURITY_HEADERS, _TRANSPORT_SECURITY) if settings.environment == "production" else _SECURITY_HEADERS
+    return (
+        (*_SECURITY_HEADERS, _TRANSPORT_SECURITY)
+        if settings.environment == "production"
+        else _SECURITY_HEADERS
+    )
 
 
 def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...]:

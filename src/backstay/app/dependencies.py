@@ -22,7 +22,9 @@ def _unit(connection: HTTPConnection) -> UnitOfWork:
             "`database.transaction()` for each message that needs one."
         )
     if exchange.unit is None:
-        raise UsageError("The service has not started: run its lifespan, as in `with TestClient(app) as client:`.")
+        raise UsageError(
+            "The service has not started: run its lifespan, as in `with TestClient(app) as client:`."
+        )
     unit: UnitOfWork = exchange.unit
     return unit
 
@@ -40,7 +42,8 @@ async def _make_repeatable(connection: HTTPConnection) -> None:
 
 
 SessionDep = Annotated[AsyncSession, Depends(_session)]
-"""A session whose work is committed before a success status leaves, and rolled back on an error or a status of 400 up.
+"""A session whose work is committed before a success status leaves, and rolled back on an error or a status
+of 400 up.
 
 All dependencies of one request share it. It refuses use once the response begins.
 """
@@ -51,7 +54,8 @@ ReadSessionDep = Annotated[AsyncSession, Depends(_reading_session)]
 repeatable = Depends(_make_repeatable)
 """Marks a route, in `dependencies=[repeatable]`, whose whole unit of work may run again.
 
-The transaction is SERIALIZABLE; when PostgreSQL refuses it because of another one (40001, 40P01), the request runs again from
-its buffered body, dependencies included, up to `database.repeat_attempts` times. Mark only routes that change nothing
-but the database. A body over 1 MiB is not kept, and such a request runs once.
+The transaction is SERIALIZABLE; when PostgreSQL refuses it because of another one (40001, 40P01), the
+request runs again from its buffered body, dependencies included, up to `database.repeat_attempts` times.
+Mark only routes that change nothing but the database. A body over 1 MiB is not kept, and such a request
+runs once.
 """

@@ -13,6 +13,7 @@ from backstay.app.runtime import Runtime, open_runtime
 from backstay.db import Database
 from backstay.db.migrations import Migrations
 from backstay.db.model import Model
+from backstay.errors import UsageError
 from backstay.logging import EventDict, Processor, configure_logging
 from backstay.settings import Settings
 
@@ -75,7 +76,8 @@ class Installation:
     @property
     def database(self) -> Database:
         """The database of the running service."""
-        assert self.runtime is not None
+        if self.runtime is None:
+            raise UsageError("The service has not started: its lifespan opens the database.")
         return self.runtime.database
 
     def checks(self) -> tuple[HealthCheck, ...]:

@@ -19,7 +19,8 @@ class BackstayMiddleware:
     Args:
         app: The next application.
         installation: Settings and running state.
-        between: Wraps the inner layer, such as Starlette's CORSMiddleware: what it adds reaches error answers too.
+        between: Wraps the inner layer, such as Starlette's CORSMiddleware: what it adds reaches error
+            answers too.
     """
 
     def __init__(

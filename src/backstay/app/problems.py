@@ -166,13 +166,11 @@ _FASTAPI_HANDLERS: Final[tuple[object, ...]] = (
 )
 
 
-async def render_problem(
-    request: Request, error: Exception, *, meaning: Exception | None = None
-) -> Response:
+async def render_problem(request: Request, error: Exception, *, meaning: Exception | None = None) -> Response:
     """Return the answer to `error` as the app would give it, for errors that surface outside of it.
 
-    `meaning` is what the error says to a caller, such as a `ConflictError` for a constraint of the database. It is answered
-    unless the app has a handler for the error's own class.
+    `meaning` is what the error says to a caller, such as a `ConflictError` for a constraint of the
+    database. It is answered unless the app has a handler for the error's own class.
 
     Asks the handlers that were registered on the app first, in Starlette's order (the status of an
     `HTTPException`, then the classes of the error, then 500), and shapes a problem document when there is

@@ -58,7 +58,7 @@ def current_runtime() -> Runtime:
     runtime = runtime_variable.get()
     if runtime is None:
         raise UsageError(
-            "No service is running here: start the app's lifespan (`with TestClient(app) as client:`), or wrap the "
-            "call in `async with open_runtime(Settings()):`."
+            "No service is running here: start the app's lifespan (`with TestClient(app) as client:`), or "
+            "wrap the call in `async with open_runtime(Settings()):`."
         )
     return runtime

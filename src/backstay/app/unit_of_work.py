@@ -1,7 +1,7 @@
 """The unit of work of one request: at most one session that writes and one that reads, ended in one place.
 
-docs/decisions/0001-unit-of-work.md says why it ends where it does: after the response is serialised, before its first
-byte leaves.
+docs/decisions/0001-unit-of-work.md says why it ends where it does: after the response is serialised, before
+its first byte leaves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class UnitOfWork:
     """The sessions of one attempt at one request.
 
     Attributes:
-        error: What the route or one of its dependencies raised, also when a handler turned it into a response.
+        error: What the route or one of its dependencies raised, also when a handler turned it into a
+            response.
     """
 
     __slots__ = ("_database", "_has_ended", "_isolation", "_may_repeat", "_reading", "_session", "error")
@@ -75,8 +76,8 @@ class UnitOfWork:
             )
 
     def _watch(self, scope: Scope) -> None:
-        # FastAPI leaves this stack before it sends the response and hands it whatever the route raised, so an error
-        # that an exception handler turns into a success status is still seen here.
+        # FastAPI leaves this stack before it sends the response and hands it whatever the route raised, so
+        # an error that an exception handler turns into a success status is still seen here.
         stack = scope.get("fastapi_function_astack")
         if stack is None:
             raise UsageError(
@@ -131,5 +132,5 @@ class UnitOfWork:
                 continue
             try:
                 await session.close()
-            except Exception:  # noqa: BLE001  the pool drops the connection; the answer does not depend on it
+            except Exception:
                 _logger.warning("A session could not be closed; its connection is dropped.", exc_info=True)

@@ -47,7 +47,7 @@ _POSTGRESQL = {
     "57P": ("went away.", "Try again when it is up."),
     "08": (
         "cannot be reached.",
-        "Start it, or check host and port in {variable}. sqlite:///service.db needs no server.",
+        "Start it, correct {variable}, or use sqlite:///service.db, which needs no server.",
     ),
 }
 """By the beginning of the SQLSTATE, the longer one first."""

@@ -5,13 +5,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from backstay.db._errors import as_app_error, is_repeatable
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
+from backstay.db.model import Model, TimestampMixin, new_id
 
 __all__ = [
     "AsyncSession",
     "Database",
     "IsolationLevel",
+    "Model",
     "ReadingSession",
+    "TimestampMixin",
     "TransactionSession",
     "as_app_error",
     "is_repeatable",
+    "new_id",
 ]

@@ -1,9 +1,10 @@
 """Cancellation that leaves nothing behind.
 
-A cancel scope of anyio cancels again at every step, also while the driver asks the server to stop the query: the clean-up
-is cut short, the query runs on and its connection is lost. SQLite's driver is worse: the cancelled statement runs on in
-its thread and keeps the lock on the whole database. So each database call runs in a task of its own, is told to stop in the
-way of its database, and has ended when the cancellation is passed on. Ending a transaction is never cancelled at all.
+A cancel scope of anyio cancels again at every step, also while the driver asks the server to stop the
+query: the clean-up is cut short, the query runs on and its connection is lost. SQLite's driver is worse:
+the cancelled statement runs on in its thread and keeps the lock on the whole database. So each database
+call runs in a task of its own, is told to stop in the way of its database, and has ended when the
+cancellation is passed on. Ending a transaction is never cancelled at all.
 """
 
 from __future__ import annotations

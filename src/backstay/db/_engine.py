@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from backstay import json
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
 
@@ -39,7 +40,9 @@ def resolve_url(settings: DatabaseSettings) -> URL:
         ) from error
     backend = {"postgres": "postgresql"}.get(url.get_backend_name(), url.get_backend_name())
     if backend not in _ASYNC_DRIVERS:
-        raise ConfigurationError(f"The setting database.url names {backend!r}, which is not supported.", hint=_EXAMPLES)
+        raise ConfigurationError(
+            f"The setting database.url names {backend!r}, which is not supported.", hint=_EXAMPLES
+        )
     return url.set(drivername=backend)
 
 
@@ -54,8 +57,8 @@ def is_in_memory(url: URL) -> bool:
 def temporary_file() -> Path:
     """Return a fresh path for a database "in memory".
 
-    A SQLite database in memory belongs to one connection, and sharing it means sharing one transaction: a private
-    file that goes with the process is the only form that behaves like a database.
+    A SQLite database in memory belongs to one connection, and sharing it means sharing one transaction: a
+    private file that goes with the process is the only form that behaves like a database.
     """
     return Path(tempfile.mkdtemp(prefix="backstay-")) / "memory.db"
 
@@ -68,9 +71,9 @@ def async_url(url: URL) -> URL:
 def create_engines(url: URL, settings: DatabaseSettings) -> tuple[AsyncEngine, AsyncEngine]:
     """Return the engine for transactions and the engine for reading.
 
-    Reading has a pool of its own: its connections are autocommit, so they hold no snapshot, refuse writes in the
-    database itself, need no reset when they return, and a reader never waits for a writer's connection or the other
-    way round.
+    Reading has a pool of its own: its connections are autocommit, so they hold no snapshot, refuse writes
+    in the database itself, need no reset when they return, and a reader never waits for a writer's
+    connection or the other way round.
     """
     writing = create_async_engine(async_url(url), **_pool(settings), **_connect_options(url, settings))
     reading = create_async_engine(
@@ -93,10 +96,13 @@ def create_sync(url: URL, settings: DatabaseSettings) -> Engine:
         ConfigurationError: PostgreSQL is asked for and its blocking driver is not installed.
     """
     try:
-        engine = create_sync_engine(url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]), **_pool(settings))
+        engine = create_sync_engine(
+            url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]), **_pool(settings)
+        )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            "Blocking use of PostgreSQL needs psycopg, which is not installed.", hint="pip install 'backstay[sync]'"
+            "Blocking use of PostgreSQL needs psycopg, which is not installed.",
+            hint="pip install 'backstay[sync]'",
         ) from error
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(engine, settings)
@@ -111,6 +117,8 @@ def _pool(settings: DatabaseSettings) -> dict[str, Any]:
         "pool_recycle": int(settings.pool_recycle.total_seconds()),
         "echo": settings.echo,
         "hide_parameters": True,
+        "json_serializer": lambda value: json.dumps(value).decode(),
+        "json_deserializer": json.loads,
     }
 
 
@@ -126,7 +134,11 @@ def _connect_options(url: URL, settings: DatabaseSettings, *, read_only: bool = 
     }
     if read_only:
         server["default_transaction_read_only"] = "on"
-    arguments = {"server_settings": server, "timeout": _CONNECT_SECONDS, "async_creator_fn": _connect_postgresql}
+    arguments = {
+        "server_settings": server,
+        "timeout": _CONNECT_SECONDS,
+        "async_creator_fn": _connect_postgresql,
+    }
     return {"connect_args": arguments, "pool_pre_ping": True}
 
 
@@ -146,7 +158,8 @@ def _prepare_sqlite(engine: Engine, settings: DatabaseSettings, *, read_only: bo
 
     @event.listens_for(engine, "connect")
     def connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-        # The driver begins transactions late and not at all for reads and DDL: switched off, we say BEGIN ourselves.
+        # The driver begins transactions late and not at all for reads and DDL: switched off, we say BEGIN
+        # ourselves.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in pragmas:
@@ -158,6 +171,6 @@ def _prepare_sqlite(engine: Engine, settings: DatabaseSettings, *, read_only: bo
 
 
 def _begin(connection: Connection) -> None:
-    # IMMEDIATE takes the write lock first. A deferred transaction that reads and then writes fails at once when
-    # another one wrote in between, whatever the busy timeout, or loses that update.
+    # IMMEDIATE takes the write lock first. A deferred transaction that reads and then writes fails at once
+    # when another one wrote in between, whatever the busy timeout, or loses that update.
     connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'IMMEDIATE')}")

@@ -5,13 +5,23 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from backstay.errors import AppError, ConflictError, RetryableError, UnavailableError
+from backstay.db.types import ColumnValueError
+from backstay.errors import AppError, ConflictError, InvalidInputError, RetryableError, UnavailableError
 
 __all__ = ["as_app_error", "is_certain", "is_repeatable", "sqlstate_of"]
 
 _REPEATABLE = {"40001", "40P01"}  # serialization_failure, deadlock_detected
-_UNREACHABLE = ("08", "57P", "53", "55P03")  # connection exceptions, shutdowns, out of resources, lock timeout
-_LOST_WHILE_COMMITTING = ("08", "57P", "40003")  # connection exceptions, shutdowns, statement_completion_unknown
+_UNREACHABLE = (
+    "08",
+    "57P",
+    "53",
+    "55P03",
+)  # connection exceptions, shutdowns, out of resources, lock timeout
+_LOST_WHILE_COMMITTING = (
+    "08",
+    "57P",
+    "40003",
+)  # connection exceptions, shutdowns, statement_completion_unknown
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -49,6 +59,8 @@ def as_app_error(error: BaseException) -> AppError | None:
     """
     if is_repeatable(error):
         return RetryableError("Another request changed the same data; send the request again.")
+    if isinstance(error, ColumnValueError):
+        return InvalidInputError("A value does not fit where it is stored.")
     if isinstance(error, IntegrityError):
         return ConflictError("The change contradicts what is stored.")
     if isinstance(error, PoolTimeoutError):

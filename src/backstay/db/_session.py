@@ -22,9 +22,9 @@ _CONNECTION = "backstay.connection"
 
 
 class _GuardedSession(AsyncSession):
-    """An `AsyncSession` whose calls, when cancelled, leave neither a query on the server nor a lost connection."""
+    """An `AsyncSession` whose cancelled calls leave no query behind and lose no connection."""
 
-    execute = interruptible(AsyncSession.execute)
+    execute = interruptible(AsyncSession.execute)  # type: ignore[assignment,arg-type]  # mypy gives up on it
     scalar = interruptible(AsyncSession.scalar)
     scalars = interruptible(AsyncSession.scalars)
     stream = interruptible(AsyncSession.stream)
@@ -67,7 +67,8 @@ class _GuardedSession(AsyncSession):
         connection: Connection | None = self.info.get(_CONNECTION)
         if connection is not None and not connection.closed:
             driver: Any = connection.connection.driver_connection
-            driver._conn.interrupt()  # noqa: SLF001  aiosqlite's own interrupt() is a coroutine around this call
+            driver._conn.interrupt()  # noqa: SLF001  aiosqlite's own interrupt() is a coroutine around this
+            call
 
     async def close(self) -> None:
         """End the session for good; what is not committed is rolled back."""
@@ -99,7 +100,7 @@ class TransactionSession(_GuardedSession):
 
 
 class ReadingSession(_GuardedSession):
-    """A session that only reads: autocommit, so it holds no snapshot and no transaction; writing is refused."""
+    """A session that only reads: it is autocommit, holds no snapshot, and refuses to write."""
 
 
 def remember_connection(session_class: type[Session]) -> None:

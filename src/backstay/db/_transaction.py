@@ -1,7 +1,7 @@
-"""The database's side of the keystone: collect what is written, and run the end of each outermost transaction.
+"""The database's side of the keystone: collect writes, and run the end of each outermost transaction.
 
-Two kinds of events do it. The session's say where an outermost transaction begins and ends (savepoints fire most of them
-too: each handler looks). The engine's see every statement, whoever sent it, and the COMMIT itself.
+Two kinds of events do it. The session's say where an outermost transaction begins and ends (savepoints fire
+most of them too: each handler looks). The engine's see every statement, whoever sent it, and the COMMIT itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -93,7 +93,9 @@ class DatabaseTransaction(Transaction):
         if self.carrier is None:
             raise UsageError("A blocking session has no session beside it.")
         connection = await self.carrier.connection()
-        async with AsyncSession(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
+        async with AsyncSession(
+            connection, expire_on_commit=False, join_transaction_mode="rollback_only"
+        ) as session:
             yield session
 
     def after_commit(self, call: Callable[..., object | Awaitable[object]], *args: object) -> None:
@@ -128,7 +130,7 @@ class DatabaseTransaction(Transaction):
         self.outcome = self.outcome or self._outcome_of_failure()
         self._tell()
         if in_greenlet():
-            await_(self._settle())
+            await_(self._settle(self.outcome))
         else:
             self._settle_blocking()
 
@@ -145,13 +147,12 @@ class DatabaseTransaction(Transaction):
         else:
             events.emit(events.TransactionRolledBack(is_certain=self.outcome is Outcome.ROLLED_BACK))
 
-    async def _settle(self) -> None:
-        assert self.outcome is not None
+    async def _settle(self, outcome: Outcome) -> None:
         for participant in self.owner.participants if self._is_prepared else ():
             try:
-                await participant.settle(self, self.outcome)
+                await participant.settle(self, outcome)
             except Exception:
-                _logger.exception("A participant failed to settle a transaction that ended %s.", self.outcome.value)
+                _logger.exception("A participant failed to settle a %s transaction.", outcome.value)
         for call, args in self._take_calls():
             try:
                 result = call(*args)
@@ -201,9 +202,7 @@ def watch_sessions(session_class: type[Session]) -> None:
 
 
 def _current(session: Session) -> DatabaseTransaction:
-    transaction = of(session)
-    assert isinstance(transaction, DatabaseTransaction)
-    return transaction
+    return cast("DatabaseTransaction", of(session))
 
 
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -246,8 +245,13 @@ def watch_engine(engine: Engine) -> None:
     event.listen(engine, "checkin", _release)
 
 
-def _before_statement(
-    connection: Connection, cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext | None, many: bool
+def _before_statement(  # noqa: PLR0913, PLR0917  SQLAlchemy calls it so
+    connection: Connection,
+    cursor: DBAPICursor,
+    statement: str,
+    parameters: Any,
+    context: ExecutionContext | None,
+    many: bool,
 ) -> None:
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
@@ -265,8 +269,13 @@ def _tables_written(statement: str, context: ExecutionContext | None) -> tuple[s
     return ("*",) if statement.lstrip().upper().startswith(_WRITING_WORDS) else ()
 
 
-def _after_statement(
-    connection: Connection, cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext | None, many: bool
+def _after_statement(  # noqa: PLR0913, PLR0917  SQLAlchemy calls it so
+    connection: Connection,
+    cursor: DBAPICursor,
+    statement: str,
+    parameters: Any,
+    context: ExecutionContext | None,
+    many: bool,
 ) -> None:
     began = connection.info.pop("backstay.began", None)
     if began is not None:
@@ -289,8 +298,9 @@ def _end_failed_commit(connection: Connection, error: BaseException) -> None:
     if transaction is not None:
         transaction.commit_error = error
     if connection.dialect.name == "sqlite":
-        # SQLite keeps a transaction open whose COMMIT it refused, and SQLAlchemy takes it for ended: the next user of the
-        # connection would find itself inside it, and everybody else would wait for its lock.
+        # SQLite keeps a transaction open whose COMMIT it refused, and SQLAlchemy takes it for ended: the
+        # next user of the connection would find itself inside it, and everybody else would wait for its
+        # lock.
         connection.connection.rollback()
 
 
@@ -301,12 +311,12 @@ def _forget_failure(connection: Connection, *_: object) -> None:
 
 def _before_commit_statement(connection: Connection) -> None:
     if connection.info.pop(_FAILED, False):
-        # Roll back first: an exception out of this event would hand the open transaction back to the pool, and the
-        # next user's COMMIT would commit it.
+        # Roll back first: an exception out of this event would hand the open transaction back to the pool,
+        # and the next user's COMMIT would commit it.
         connection.connection.rollback()
         raise TransactionAbortedError(
-            "A statement failed in this transaction and its error was swallowed, so there is nothing to commit: put "
-            "what may fail into `async with session.begin_nested():`."
+            "A statement failed in this transaction and its error was swallowed, so there is nothing to "
+            "commit: put what may fail into `async with session.begin_nested():`."
         )
     connection.info[_COMMITTING] = True
     transaction = connection.info.get(_TRANSACTION)

@@ -26,8 +26,9 @@ IsolationLevel = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 class Database:
     """A database and the ways to use it.
 
-    Nothing is connected until the first use; `close()` disconnects. The same object serves async code (`transaction`,
-    `reading`) and blocking code (`sync_transaction`, `sync_reading`; on PostgreSQL they need the extra `sync`).
+    Nothing is connected until the first use; `close()` disconnects. The same object serves async code
+    (`transaction`, `reading`) and blocking code (`sync_transaction`, `sync_reading`; on PostgreSQL they
+    need the extra `sync`).
 
     Args:
         settings: Address, pools and time limits.
@@ -67,17 +68,19 @@ class Database:
         """Return a session that the caller commits and closes; most code wants `transaction()`.
 
         Args:
-            isolation: For PostgreSQL; the server's default (READ COMMITTED) when None. Writing transactions of SQLite
-                run one at a time and need none.
+            isolation: For PostgreSQL; the server's default (READ COMMITTED) when None. Writing transactions
+                of SQLite run one at a time and need none.
         """
-        level = isolation if self.is_postgresql else None
+        options = {"isolation_level": isolation} if isolation and self.is_postgresql else None
         session = TransactionSession(
             self.engine,
             sync_session_class=self._session_class,
             expire_on_commit=False,
             close_resets_only=False,
-            info={"isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE")},
-            **({"execution_options": {"isolation_level": level}} if level else {}),
+            info={
+                "isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE")
+            },
+            execution_options=options,
         )
         begin_tracking(session.sync_session, self, session)
         return session
@@ -93,7 +96,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self, *, isolation: IsolationLevel | None = None) -> AsyncIterator[AsyncSession]:
-        """Open a session whose work is committed at the end of the block, or rolled back when the block raises.
+        """Open a session that commits at the end of the block, or rolls back when the block raises.
 
         On SQLite the transaction takes the write lock when it begins, and waits for it up to `busy_timeout`.
 
@@ -126,8 +129,8 @@ class Database:
         if pool.checkedout() >= self.settings.pool_size + self.settings.pool_overflow:
             yield None
             return
-        # No await lies between the look and the checkout: `get_bind().connect` takes its place in the pool before
-        # it waits for anything.
+        # No await lies between the look and the checkout: `get_bind().connect` takes its place in the pool
+        # before it waits for anything.
         async with self.reading() as session:
             await AsyncSession.connection(session)
             yield session
@@ -151,7 +154,9 @@ class Database:
     def sync_reading(self) -> Iterator[Session]:
         """Open a blocking session that refuses to write."""
         session = self._read_session_class(
-            self.sync_engine.execution_options(sqlite_begin="DEFERRED"), expire_on_commit=False, close_resets_only=False
+            self.sync_engine.execution_options(sqlite_begin="DEFERRED"),
+            expire_on_commit=False,
+            close_resets_only=False,
         )
         try:
             yield session
