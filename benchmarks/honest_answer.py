@@ -8,8 +8,6 @@ A real Uvicorn serves real sockets in a process of its own. The caller writes a 
 status line of a 2xx has arrived it asks the database itself for that row. Exit code 1 when one was missing.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -19,6 +20,7 @@ from backstay.cli import main
 
 _NO_TABLES = sqlalchemy.MetaData()
 _DEADLINE_SECONDS = 90
+_STOP_SECONDS = 10
 
 _APP = """
 from backstay import Settings, SettingsConfigDict, create_app
@@ -173,9 +175,13 @@ class Served:
         return Outcome(self.process.wait(), "".join(self.read), "")
 
     def close(self) -> None:
-        """End it, however it is."""
+        """End it, with all that it started."""
         self._watchdog.cancel()
-        self.process.kill()
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -117,6 +117,13 @@ def test_a_reader_that_goes_away_is_met_with_silence(project: Any) -> None:
     assert (process.returncode, talk) == (141, b"")
 
 
+def test_a_process_without_an_output_is_no_reason_to_fail() -> None:
+    command = ["sh", "-c", 'exec "$0" -m backstay --version >&-', sys.executable]
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
 def test_a_full_disk_is_told() -> None:
     with Path("/dev/full").open("w") as full:

@@ -1,6 +1,8 @@
+import errno
 import json
 import signal
 import socket
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,8 +51,10 @@ def test_the_start_says_what_to_set_and_loses_no_signal(project: Any, serve: Any
 
 
 def test_an_answer_does_not_name_the_server_and_its_log_has_one_shape(
-    project: Any, serve: Any, get: Any
+    project: Any, serve: Any, get: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TINY_ENVIRONMENT", "production")
+    monkeypatch.setenv("TINY_DATABASE__URL", "sqlite:///service.db")
     served = serve("run", "--port", "0")
     answer = get(f"{served.wait_for_address()}/things")
     outcome = served.finish(signal.SIGTERM)
@@ -59,6 +63,7 @@ def test_an_answer_does_not_name_the_server_and_its_log_has_one_shape(
     assert answer.headers["date"] is not None
     events = [json.loads(line) for line in outcome.out.splitlines()]
     assert {"backstay.cli", "uvicorn.error", "backstay.access"} <= {event["logger"] for event in events}
+    assert {event["level"] for event in events} == {"info"}
     (access,) = [event for event in events if event["logger"] == "backstay.access"]
     assert (access["route"], access["status"]) == ("/things", 200)
     assert access["request_id"] == answer.headers["x-request-id"]
@@ -69,7 +74,7 @@ def test_proxies_are_believed_only_when_trusted(
 ) -> None:
     project.main.write_text(
         project.main.read_text() + "\nfrom fastapi import Request\n\n@app.get('/who')\n"
-        "async def who(request: Request) -> list[str]:\n    return [request.client.host, request.url.scheme]\n"
+        "async def who(request: Request):\n    return [request.client.host, request.url.scheme]\n"
     )
     forwarded = {"X_Forwarded_For": "203.0.113.9", "X_Forwarded_Proto": "https"}
     answers = []
@@ -91,7 +96,8 @@ def test_a_taken_port_is_one_message(project: Any, backstay_process: Any, comman
     assert outcome.code == 1
     assert outcome.err == (
         f"error: Port {port} of 127.0.0.1 is taken.\n"
-        f"hint: Stop what uses it, or choose another one: --port {port + 1}, or TINY_SERVER__PORT={port + 1}.\n"
+        f"hint: Stop what uses it, or choose another one: --port {port + 1}, "
+        f"or TINY_SERVER__PORT={port + 1}.\n"
     )
 
 
@@ -120,6 +126,39 @@ def test_a_start_without_its_database_is_one_message_and_ends_with_1(
     )
     assert "hunter2" not in outcome.out
     assert "Traceback" not in outcome.out
+
+
+def test_a_port_that_belongs_to_root_is_one_message(
+    project: Any, backstay: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+
+    outcome = backstay("run", "--port", "80")
+
+    assert outcome.code == 1
+    assert outcome.err == (
+        "error: Port 80 of 127.0.0.1 is not allowed to this user; those below 1024 belong to root.\n"
+        "hint: Choose another one: --port 8000, or TINY_SERVER__PORT=8000.\n"
+    )
+
+
+def test_an_error_inside_a_task_group_is_told_like_any_other(project: Any, backstay_process: Any) -> None:
+    project.main.write_text(
+        project.main.read_text()
+        + _BROKEN_START.replace(
+            '    raise RuntimeError("the cellar is locked")\n',
+            "    from backstay.errors import ConfigurationError\n\n"
+            '    locked = ConfigurationError("The cellar is locked.", hint="Find the key.")\n'
+            '    raise ExceptionGroup("tasks", [locked])\n',
+        )
+    )
+
+    outcome = backstay_process("run", "--port", "0")
+
+    assert (outcome.code, outcome.err) == (1, "error: The cellar is locked.\nhint: Find the key.\n")
 
 
 _BROKEN_START = """
@@ -170,3 +209,53 @@ def test_a_stop_that_raises_ends_with_1(project: Any, serve: Any) -> None:
     served.wait_for("Application startup complete.")
 
     assert served.finish(signal.SIGTERM).code == 1
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+def test_a_statement_that_fails_at_the_start_is_not_blamed_on_the_address(
+    project: Any, backstay_process: Any, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setenv("TINY_DATABASE__URL", database_url)
+    project.main.write_text(
+        project.main.read_text()
+        + _BROKEN_START.replace(
+            '    raise RuntimeError("the cellar is locked")\n',
+            "    from backstay import current_runtime\n    from sqlalchemy import text\n\n"
+            "    async with current_runtime().database.reading() as session:\n"
+            '        await session.execute(text("SELECT nothing FROM nowhere"))\n',
+        )
+    )
+
+    outcome = backstay_process("run", "--port", "0")
+
+    assert outcome.code == 1
+    assert "nowhere" in outcome.err.splitlines()[0]
+    assert f"(in src/{project.package}/main.py, line " in outcome.err
+
+
+@pytest.mark.databases("postgresql")
+def test_an_error_of_the_code_is_not_blamed_on_the_database(
+    project: Any, backstay_process: Any, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setenv("TINY_DATABASE__URL", database_url)
+    project.main.write_text(project.main.read_text() + _BROKEN_START)
+
+    outcome = backstay_process("run", "--port", "0")
+
+    assert outcome.err.startswith("error: RuntimeError: the cellar is locked (in src/")
+
+
+@pytest.mark.parametrize("arguments", [("dev",), ("run",), ("run", "--workers", "2")])
+def test_nothing_keeps_the_port_when_the_command_is_killed(
+    project: Any, serve: Any, get: Any, arguments: tuple[str, ...]
+) -> None:
+    served = serve(*arguments, "--port", "0")
+    address = served.wait_for_address()
+    get(f"{address}/readyz")
+
+    # Its children write to the same pipe: the end comes when the last of them is gone.
+    outcome = served.finish(signal.SIGKILL)
+
+    assert outcome.code == -signal.SIGKILL
+    with pytest.raises(urllib.error.URLError):
+        get(f"{address}/readyz")

@@ -25,14 +25,7 @@ _REPOSITORY = Path(__file__).parents[2]
 _LONGEST_NAME = "a-service-with-the-longest-possible-name"
 _NO_TABLES = sqlalchemy.MetaData()
 _DEADLINE_SECONDS = 120
-_PIPELINE = [
-    "ruff check",
-    "ruff format --check",
-    "mypy",
-    "lint-imports",
-    "pytest",
-    "pytest --database postgresql",
-]
+_PIPELINE = ["ruff check", "ruff format --check", "mypy", "lint-imports", "pytest --database both"]
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +141,11 @@ def test_its_pipeline_is_what_these_tests_run(service: Path) -> None:
 def test_its_pipeline_is_green_and_takes_under_15_seconds(tmp_path: Path) -> None:
     began = monotonic()
     service = create_service(tmp_path / "shop")
-    outputs = [run(service, command) for command in _PIPELINE]
+    *_, tested = [run(service, command) for command in _PIPELINE]
     seconds = monotonic() - began
 
-    assert "skipped" not in outputs[-2]
+    passed, skipped = (sum(map(int, re.findall(rf"(\d+) {word}", tested))) for word in ("passed", "skipped"))
+    assert passed and skipped in {0, passed}  # without a PostgreSQL, its half is skipped
     # Loaded machines and empty caches are slower; the proof is made on a quiet one.
     assert seconds < 15 or "BACKSTAY_PROVE" not in os.environ, f"{seconds:.1f} s"
 

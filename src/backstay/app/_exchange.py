@@ -159,19 +159,26 @@ class Exchange:
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the app, as often as a repeatable route needs, and answer every error it leaves."""
-        attempt = 0
         if self.inbox.is_too_large(scope):
             await self._answer(HTTPException(413), scope, receive, send)
             return
-        while True:
-            error = await self._attempt(app, scope, receive, send)
-            if error is None:
-                return
-            if not self._may_repeat(error, attempt):
+        error = await self._attempt(app, scope, receive, send)
+        if error is not None and self._may_repeat(error):
+            # Those who lost take turns: one at a time, they meet first attempts only, and those run out.
+            async with self._installation.turn_to_repeat(self.route):
+                error = await self._repeat(error, app, scope, receive, send)
+        if error is not None:
+            await self._answer(error, scope, receive, send)
+
+    async def _repeat(
+        self, error: Exception | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> Exception | None:
+        for attempt in range(1, self._installation.repeat_attempts + 1):
+            if error is None or not self._may_repeat(error):
                 break
-            attempt += 1
             await self._pause(attempt)
-        await self._answer(error, scope, receive, send)
+            error = await self._attempt(app, scope, receive, send)
+        return error
 
     async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Exception | None:
         routed = dict(scope)  # the router writes into it, and another attempt starts afresh
@@ -206,13 +213,12 @@ class Exchange:
             self._stopped_by = error
             raise ResponseStoppedError from error
 
-    def _may_repeat(self, error: Exception, attempt: int) -> bool:
+    def _may_repeat(self, error: Exception) -> bool:
         return (
             self.unit is not None
             and self.unit.is_repeatable
             and not self._is_started
             and is_repeatable(error)
-            and attempt < self._installation.repeat_attempts
             and self.inbox.can_replay
             and seconds_left() != 0.0
         )

@@ -48,6 +48,7 @@ class Installation:
         self.runtime: Runtime | None = None
         self.in_flight: set[InFlight] = set()
         self.is_draining = False
+        self._turns: dict[str | None, asyncio.Lock] = {}
         self.response_headers: tuple[tuple[str, str], ...] = ()
         self.quiet_paths = frozenset({"/livez", "/readyz"})
         self.max_body_bytes: int | None = None
@@ -67,6 +68,10 @@ class Installation:
     def repeat_attempts(self) -> int:
         """How often a repeatable request runs again at the most."""
         return self.settings.database.repeat_attempts
+
+    def turn_to_repeat(self, route: str | None) -> asyncio.Lock:
+        """Return what the repetitions of one route take turns by."""
+        return self._turns.setdefault(route, asyncio.Lock())
 
     @property
     def has_started(self) -> bool:
@@ -92,6 +97,7 @@ class Installation:
         async with open_runtime(self.settings) as runtime:
             await self._bring_schema_up(runtime.database)
             self.runtime = runtime
+            self._turns.clear()  # locks belong to the event loop that used them
             sweeper = runtime.background.start(self._sweep(), name="backstay.sweeper")
             try:
                 yield runtime

@@ -2,19 +2,17 @@
 
 # ruff: noqa: PLC0415  for the same reason
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from backstay.cli.messages import NOBODY_READS, complain, reporting, say, silence_output
+from backstay.cli.messages import complain, reporting, say, silence_output
 from backstay.errors import did_you_mean
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 database_commands = typer.Typer(rich_markup_mode=None)
@@ -27,19 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; the process' own when None.
     """
     try:
-        code = _run(arguments)
-        if sys.stdout is not None:  # a daemon may have none
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    except BrokenPipeError:
-        silence_output()
-        return NOBODY_READS
+        return _run(arguments)
     except OSError as error:
         silence_output()
         complain(f"The output cannot be written: {error.strerror}.")
         return 1
-    return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -49,8 +39,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except typer.TyperException as error:
         complain(_describe_misuse(error), hint=_find_help(error))
         return error.exit_code
-    except typer.Abort:
-        return _INTERRUPTED
     return code if isinstance(code, int) else 0
 
 

@@ -47,7 +47,7 @@ def reporting(*, traceback: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (typer.Exit, typer.Abort, typer.TyperException):
+    except (typer.Exit, typer.TyperException):
         raise
     except BrokenPipeError:
         silence_output()

@@ -2,11 +2,16 @@
 
 import errno
 import math
+import os
+import signal
 import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Lock
+from threading import Thread
 
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
@@ -43,6 +48,7 @@ class AppFactory:
 
     def __call__(self) -> "_Service":
         """Return the app, imported; called once in each serving process."""
+        _stop_with_parent()
         loaded = load_app(self.project)
         loaded.installation.configure_logging()
         return _Service(loaded, self)
@@ -53,6 +59,18 @@ class AppFactory:
             return
         origin = find_origin(error)
         write_error(explain_database_error(origin, settings) or origin, traceback=self.traceback)
+
+
+def _stop_with_parent() -> None:
+    """Stop gracefully when the process that watches over this one is killed; an orphan keeps the port."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Service:

@@ -67,8 +67,7 @@ class _GuardedSession(AsyncSession):
         connection: Connection | None = self.info.get(_CONNECTION)
         if connection is not None and not connection.closed:
             driver: Any = connection.connection.driver_connection
-            driver._conn.interrupt()  # noqa: SLF001  aiosqlite's own interrupt() is a coroutine around this
-            call
+            driver._conn.interrupt()  # noqa: SLF001  aiosqlite wraps it in a coroutine
 
     async def close(self) -> None:
         """End the session for good; what is not committed is rolled back."""
