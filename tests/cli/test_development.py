@@ -3,6 +3,14 @@ from typing import Any
 
 import pytest
 
+_SLOW_IMPORT = """
+import multiprocessing, time
+
+if multiprocessing.parent_process() is not None:
+    print("importing", flush=True)
+    time.sleep(60)
+"""
+
 
 def test_the_urls_come_when_the_service_is_up(project: Any, serve: Any, get: Any) -> None:
     served = serve("dev", "--port", "0")
@@ -67,9 +75,13 @@ def test_a_stop_is_quiet_and_ends_with_0(project: Any, serve: Any, number: int) 
     assert "error" not in outcome.out.replace("uvicorn.error", "")
 
 
-def test_ctrl_c_of_a_terminal_reaches_all_its_processes_and_is_quiet(project: Any, serve: Any) -> None:
-    served = serve("dev", "--port", "0")
-    served.wait_for("Started server process")
+@pytest.mark.parametrize("arguments", [("dev",), ("run", "--workers", "2")])
+def test_ctrl_c_in_a_terminal_is_quiet_while_processes_start(
+    project: Any, serve: Any, arguments: tuple[str, ...]
+) -> None:
+    project.main.write_text(_SLOW_IMPORT + project.main.read_text())
+    served = serve(*arguments, "--port", "0")
+    served.wait_for("importing")
 
     served.interrupt()
 

@@ -12,6 +12,7 @@ from typing import Any
 from watchfiles import PythonFilter, watch
 
 from backstay.cli.messages import say
+from backstay.cli.processes import sparing_interrupts
 from backstay.cli.project import Project, enter_project
 
 __all__ = ["serve_development"]
@@ -81,13 +82,8 @@ class _Reloader:
         process = _spawn.Process(
             target=_serve, args=(self._project, self._listener, self._outbox), kwargs=self._options
         )
-        # Ctrl-C reaches every process of a terminal. Blocked in the new one, it comes from here as a SIGTERM,
-        # which a process that has only begun takes without a traceback, too.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with sparing_interrupts():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return process
 
     def _keep_socket(self) -> None:

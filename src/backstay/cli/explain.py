@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import typer
 
-from backstay import json
 from backstay.app.explanation import Part, parts
 from backstay.cli.project import LoadedApp, enter_project, load_app
+from backstay.json import dumps
 from backstay.redaction import Redactor
 from backstay.settings import SettingOrigin, explain_settings
 
@@ -28,7 +28,7 @@ def explain(app: str | None, *, as_json: bool) -> None:
     loaded = load_app(enter_project(app))
     origins = explain_settings(loaded.settings, redactor=Redactor(loaded.settings.logging.redact_keys))
     if as_json:
-        typer.echo(json.dumps(_describe(loaded, origins)))
+        typer.echo(dumps(_describe(loaded, origins)))
         return
     _write_settings(origins)
     typer.echo()

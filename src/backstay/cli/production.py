@@ -10,6 +10,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from backstay.app.explanation import variable_name
+from backstay.cli.processes import sparing_interrupts
 from backstay.cli.project import LoadedApp, enter_project, load_app
 from backstay.cli.serving import AppFactory, bind, describe_address, make_config
 
@@ -98,7 +99,8 @@ class _Workers(Multiprocess):
 
     def init_processes(self) -> None:
         """Start the workers, and keep only our end of their pipes: one that dies is noticed at once."""
-        super().init_processes()
+        with sparing_interrupts():
+            super().init_processes()
         for process in self.processes:
             process.child_conn.close()
 

@@ -2,16 +2,11 @@
 
 import errno
 import math
-import os
-import signal
 import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import parent_process
-from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Lock
-from threading import Thread
 
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
@@ -19,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from backstay.app.explanation import variable_name
 from backstay.cli.messages import find_origin, write_error
 from backstay.cli.outages import explain_database_error, outlive_drivers
+from backstay.cli.processes import stop_with_parent
 from backstay.cli.project import LoadedApp, Project, load_app
 from backstay.errors import ConfigurationError
 from backstay.settings import Settings
@@ -48,7 +44,7 @@ class AppFactory:
 
     def __call__(self) -> "_Service":
         """Return the app, imported; called once in each serving process."""
-        _stop_with_parent()
+        stop_with_parent()
         loaded = load_app(self.project)
         loaded.installation.configure_logging()
         return _Service(loaded, self)
@@ -59,18 +55,6 @@ class AppFactory:
             return
         origin = find_origin(error)
         write_error(explain_database_error(origin, settings) or origin, traceback=self.traceback)
-
-
-def _stop_with_parent() -> None:
-    """Stop gracefully when the process that watches over this one is killed; an orphan keeps the port."""
-    parent = parent_process()
-    if parent is not None:
-        Thread(target=_outlive, args=(parent,), daemon=True).start()
-
-
-def _outlive(parent: BaseProcess) -> None:
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Service:

@@ -1,7 +1,8 @@
 """The database's side of the keystone: collect writes, and run the end of each outermost transaction.
 
 Two kinds of events do it. The session's say where an outermost transaction begins and ends (savepoints fire
-most of them too: each handler looks). The engine's see every statement, whoever sent it, and the COMMIT itself.
+most of them too: each handler looks). The engine's see every statement, whoever sent it, and the COMMIT
+itself.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from backstay.db.migrations._errors import (
     NothingToMigrateError,
     UnknownRevisionError,
 )
-from backstay.db.migrations._history import Revision
+from backstay.db.migrations._revision import Revision
 from backstay.db.migrations._runner import Migrations
 
 __all__ = [

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from backstay.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
-    from backstay.db.migrations._history import Revision
+    from backstay.db.migrations._revision import Revision
 
 
 class MigrationError(ConfigurationError):

@@ -11,25 +11,9 @@ from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
 from backstay.db.migrations._errors import BrokenMigrationError, MigrationError, UnknownRevisionError
+from backstay.db.migrations._revision import Revision
 
-__all__ = ["History", "Revision", "read_current", "read_history"]
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One migration file.
-
-    Attributes:
-        parents: The revisions it follows: none for the first, two or more for a merge.
-        depends_on: Revisions of other branches that must be there before it.
-        message: The first line of its docstring.
-    """
-
-    id: str
-    parents: tuple[str, ...]
-    depends_on: tuple[str, ...]
-    message: str
-    path: Path
+__all__ = ["History", "read_current", "read_history"]
 
 
 @dataclass(frozen=True, slots=True)

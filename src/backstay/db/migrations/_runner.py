@@ -24,8 +24,9 @@ from backstay.db.migrations._errors import (
     MultipleHeadsError,
     UnknownRevisionError,
 )
-from backstay.db.migrations._history import History, Revision, read_current, read_history
+from backstay.db.migrations._history import History, read_current, read_history
 from backstay.db.migrations._locking import migrating_alone
+from backstay.db.migrations._revision import Revision
 from backstay.errors import UsageError
 
 __all__ = ["Migrations"]
