@@ -8,7 +8,7 @@ import multiprocessing, time
 
 if multiprocessing.parent_process() is not None:
     print("importing", flush=True)
-    time.sleep(60)
+    time.sleep(3)
 """
 
 

@@ -15,10 +15,10 @@ __all__ = ["sparing_interrupts", "stop_with_parent"]
 def sparing_interrupts() -> Iterator[None]:
     """Block SIGINT in the processes that are started inside the block.
 
-    Ctrl-C reaches every process of a terminal. Where it is blocked it comes as a SIGTERM from the process that
-    watches, which one that has only begun takes without a traceback, too.
+    Ctrl-C reaches every process of a terminal. Where it is blocked it comes as a SIGTERM from the process
+    that watches, which one that has only begun takes without a traceback, too.
     """
-    resource_tracker.ensure_running()  # it would be started with the first process, and unblock the signal
+    resource_tracker.ensure_running()  # started with a process, it would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -15,8 +15,14 @@ _ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
 }
 # They bring handlers of their own, or get them from the tool that starts the process.
 _TAKEN_OVER = ("uvicorn", "gunicorn", "sqlalchemy", "alembic", "httpx2", "httpx", "fastapi")
-# They write headers, cookies included, at DEBUG. Whoever needs that can still set the level.
-_TOO_TALKATIVE = ("httpcore2", "httpcore", "hpack")
+# The HTTP libraries write headers, cookies included, at DEBUG; Alembic tells of its plugins, and our own line says
+# which migration ran. Whoever needs more can still set the level.
+_TOO_TALKATIVE = {
+    "httpcore2": logging.INFO,
+    "httpcore": logging.INFO,
+    "hpack": logging.INFO,
+    "alembic": logging.WARNING,
+}
 _QUERY = re.compile(r"\?[^\s\"'<>]+")
 
 
@@ -27,8 +33,8 @@ def take_over_records() -> None:
             _hand_to_root(logging.getLogger(name))
     # SQLAlchemy gives an engine with `echo=True` a handler unless its logger has one.
     logging.getLogger("sqlalchemy.engine.Engine").addHandler(logging.NullHandler())
-    for name in _TOO_TALKATIVE:
-        _quieten(logging.getLogger(name))
+    for name, level in _TOO_TALKATIVE.items():
+        _quieten(logging.getLogger(name), level)
     _silence(logging.getLogger("uvicorn.access"))
     _install_handler(logging.getLogger())
     # Anew each time: whoever replaced `warnings.showwarning` meanwhile took it away.
@@ -66,9 +72,9 @@ def _hand_to_root(logger: logging.Logger) -> None:
     logger.propagate = True
 
 
-def _quieten(logger: logging.Logger) -> None:
+def _quieten(logger: logging.Logger, level: int) -> None:
     if logger.level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)
 
 
 def _silence(logger: logging.Logger) -> None:
