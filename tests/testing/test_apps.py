@@ -1,10 +1,9 @@
 """The project's app in a test: in the test's own event loop, or behind a real server."""
 
-import asyncio
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypedDict
 
@@ -152,14 +151,15 @@ class TestLiveServer:
         assert current_runtime() is runtime
 
     def test_a_sync_test_may_call_it(self, live_server: LiveServer) -> None:
-        with urllib.request.urlopen(f"{live_server.url}/greeting") as response:  # noqa: S310  ours
-            assert response.read() == b'"hello from test"'
+        assert read(f"{live_server.url}/greeting") == b'"hello from test"'
 
-    async def test_its_events_are_recorded(self, client: AsyncClient, live_server: LiveServer, events: Events) -> None:
+    async def test_its_events_are_recorded(
+        self, client: AsyncClient, live_server: LiveServer, events: Events
+    ) -> None:
         await client.post("/notes")
         assert "TransactionCommitted" in {type(event).__name__ for event in events}
 
-    async def test_the_request_under_way_is_answered_at_the_stop(self, settings: Settings) -> None:
+    def test_the_request_under_way_is_answered_at_the_stop(self, settings: Settings) -> None:
         arrived, may_leave = threading.Event(), threading.Event()
         slow = APIRouter()
 
@@ -169,14 +169,12 @@ class TestLiveServer:
             may_leave.wait()
             return "done"
 
-        with serve(create_app(settings, routers=[slow])) as url:
-            async with AsyncClient(base_url=url) as caller:
-                answer = asyncio.create_task(caller.get("/slow"))
-                await asyncio.to_thread(arrived.wait)
-                threading.Timer(0.05, may_leave.set).start()
-                # The block ends, and with it the server, while the request is in the handler.
-                await asyncio.to_thread(_leave)
-                assert (await answer).json() == "done"
+        with ThreadPoolExecutor() as callers:
+            with serve(create_app(settings, routers=[slow])) as url:
+                answer = callers.submit(read, f"{url}/slow")
+                arrived.wait()
+                threading.Timer(0.3, may_leave.set).start()  # by then the server is stopping
+            assert answer.result() == b'"done"'
 
     async def test_it_is_gone_after_the_block(self, app: FastAPI) -> None:
         with serve(app) as url:
@@ -191,27 +189,34 @@ class TestLiveServer:
             raise RuntimeError("no such star")
             yield
 
-        with pytest.raises(RuntimeError, match="did not start; its log says why"), serve(FastAPI(lifespan=fail)):
+        with (
+            pytest.raises(RuntimeError, match="did not start; its log says why"),
+            serve(FastAPI(lifespan=fail)),
+        ):
             pass
         assert "no such star" in caplog.text
 
 
-def _leave() -> None:
-    """Nothing: a turn of another thread."""
+def read(url: str) -> bytes:
+    with urllib.request.urlopen(url) as response:  # noqa: S310  ours
+        content: bytes = response.read()
+        return content
 
 
 MAIN = """
 from backstay import Settings, SessionDep, create_app
-from backstay.db.model import Model
 from backstay.settings import SettingsConfigDict
 from fastapi import APIRouter, Depends
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 class ShopSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="SHOP_", env_file=None)
 
+class Model(DeclarativeBase):
+    pass
+
 class Product(Model):
-    __tablename__ = "shop_products"
+    __tablename__ = "products"
     id: Mapped[int] = mapped_column(primary_key=True)
 
 def visitor() -> str:
@@ -227,7 +232,12 @@ async def add(session: SessionDep, who: str = Depends(visitor)) -> str:
 app = create_app(ShopSettings(name="shop"), routers=[router])
 """
 TESTS = """
+import pytest
 import shop_main
+
+@pytest.fixture
+def metadata():
+    return shop_main.Model.metadata
 
 async def test_an_override(client, app, settings):
     assert (type(settings).__name__, settings.name, settings.environment) == ("ShopSettings", "shop", "test")
@@ -258,6 +268,17 @@ class TestProject:
     def test_by_an_option_of_pytest(self, project: Project) -> None:
         project.test(TESTS, "-o", "backstay_app=shop_main:app").assert_outcomes(passed=3)
 
+    def test_its_models_make_the_tables(self, project: Project) -> None:
+        main = MAIN.replace("class Model(DeclarativeBase):\n    pass", "from backstay import Model")
+        project.write(
+            shop_main=main, test_inner="async def test_it(client):\n    await client.post('/products')"
+        )
+        # In a process of its own: the tables of `Model` are one set for each process.
+        result = project.pytester.runpytest_subprocess(
+            "-W", "error", "-o", "backstay_app=shop_main:app", "-o", "pythonpath=."
+        )
+        result.assert_outcomes(passed=1)
+
     def test_its_migrations_make_the_tables(self, project: Project) -> None:
         project.pytester.mkdir("migrations").joinpath("versions").mkdir()
         (project.pytester.path / "migrations/versions/1_first.py").write_text(
@@ -265,9 +286,7 @@ class TestProject:
             "def upgrade():\n    op.create_table('migrated', sa.Column('id', sa.Integer))\n"
             "def downgrade():\n    op.drop_table('migrated')\n"
         )
-        source = (
-            "from sqlalchemy import text\nasync def test_it(session):\n    await session.execute(text('SELECT id FROM migrated'))"
-        )
+        source = "from sqlalchemy import text\nasync def test_it(session):\n    await session.execute(text('SELECT id FROM migrated'))"
         project.test(source, "-o", "backstay_app=shop_main:app").assert_outcomes(passed=1)
 
     def test_a_project_without_an_app_says_where_to_name_it(self, project: Project) -> None:

@@ -15,8 +15,8 @@ _ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {
 }
 # They bring handlers of their own, or get them from the tool that starts the process.
 _TAKEN_OVER = ("uvicorn", "gunicorn", "sqlalchemy", "alembic", "httpx2", "httpx", "fastapi")
-# The HTTP libraries write headers, cookies included, at DEBUG; Alembic tells of its plugins, and our own line says
-# which migration ran. Whoever needs more can still set the level.
+# The HTTP libraries write headers, cookies included, at DEBUG; Alembic tells of its plugins, and our own
+# line says which migration ran. Whoever needs more can still set the level.
 _TOO_TALKATIVE = {
     "httpcore2": logging.INFO,
     "httpcore": logging.INFO,

@@ -68,7 +68,7 @@ def find_installation(app: FastAPI) -> Installation:
     Raises:
         ConfigurationError: Neither was called.
     """
-    installation: Installation | None = getattr(app.state, "backstay", None)
+    installation: Installation | None = getattr(getattr(app, "state", None), "backstay", None)
     if installation is None:
         raise ConfigurationError(
             "The app under test was made without backstay: use `create_app`, or `install` it."
