@@ -25,6 +25,8 @@ check: $(READY) ## lint, format, types, the floors between the rooms, the tree
 	@ruff check .
 	@ruff format --check .
 	@mypy --strict $(PYTHON_FOLDERS)
+	@rm -rf build/check && backstay new build/check/shop >/dev/null 2>&1
+	@cd build/check/shop && ruff check --quiet . && ruff format --check --quiet . && MYPYPATH=src mypy --strict src tests migrations
 	@lint-imports --no-logo
 	@tools/check-tree
 

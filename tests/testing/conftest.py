@@ -19,8 +19,7 @@ class Project:
     def test(self, source: str, *options: str) -> pytest.RunResult:
         """Run the tests in `source`."""
         self.pytester.makepyfile(test_inner=source)
-        plugins = ("-p", "anyio.pytest_plugin", "-p", "no:cacheprovider")
-        return self.pytester.runpytest_inprocess(*WARNINGS, *plugins, "-v", "-rs", *options)
+        return self.pytester.runpytest_inprocess(*WARNINGS, "-p", "no:cacheprovider", "-v", "-rs", *options)
 
 
 @pytest.fixture

@@ -10,16 +10,14 @@ from polyfactory import Use
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
-    ForeignKeyConstraint,
-    Index,
     UniqueConstraint,
     func,
     select,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from backstay.db import AsyncSession, Database
+from backstay.db import AsyncSession
 from backstay.db.model import Model, TimestampMixin, new_id
 from backstay.db.types import Numeric, String
 from backstay.errors import UsageError

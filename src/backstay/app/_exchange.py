@@ -36,6 +36,9 @@ _logger = logging.getLogger("backstay.app")
 _access = get_logger("backstay.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
+_TRACEPARENT = re.compile(
+    r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
+)  # W3C Trace Context
 _REPLAY_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.005
 _LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
@@ -61,6 +64,7 @@ class Exchange:
         "request_id",
         "scope",
         "status",
+        "trace_id",
         "unit",
     )
 
@@ -77,7 +81,9 @@ class Exchange:
         self.scope = scope
         self.status = 0
         self.unit: UnitOfWork | None = None
-        self.request_id = _request_id(scope, installation.request_id_header)
+        headers = Headers(scope=scope)
+        self.request_id = _request_id(headers.get(installation.request_id_header))
+        self.trace_id = _trace_id(headers.get("traceparent"))
         scope["backstay.request_id"] = self.request_id
         scope["backstay.exchange"] = self
 
@@ -294,6 +300,10 @@ class Inbox:
             self._pending.append(self._keep(message))
 
 
-def _request_id(scope: Scope, header: str) -> str:
-    given = Headers(scope=scope).get(header)
+def _trace_id(traceparent: str | None) -> str | None:
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return found[1] if found else None
+
+
+def _request_id(given: str | None) -> str:
     return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

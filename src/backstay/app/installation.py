@@ -26,6 +26,7 @@ class InFlight(Protocol):
     """A request that is being served."""
 
     request_id: str
+    trace_id: str | None
 
     @property
     def route(self) -> str | None:
@@ -137,9 +138,11 @@ class Installation:
 
 
 def add_request(logger: object, method: str, event: EventDict) -> EventDict:
-    """Put the current request's id and route into a log event."""
+    """Put the current request's id, route and trace id into a log event."""
     exchange = current_exchange.get()
     if exchange is not None:
         event.setdefault("request_id", exchange.request_id)
         event.setdefault("route", exchange.route)
+        if exchange.trace_id is not None:
+            event.setdefault("trace_id", exchange.trace_id)
     return event

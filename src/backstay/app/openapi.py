@@ -8,6 +8,7 @@ sent.
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
@@ -196,7 +197,7 @@ def _describe_problems(document: _Json, schemas: _Json) -> None:
         responses: _Json = operation["responses"]
         for status, response in responses.items():
             if re.match("[45]|default", status):
-                responses[status] = _with_problem(response)
+                responses[status] = _with_problem(status, response)
         # Both: linters ask for a 4xx, generators for a default.
         responses.setdefault("4XX", {"$ref": f"{_RESPONSES}Problem"})
         responses.setdefault("default", {"$ref": f"{_RESPONSES}Problem"})
@@ -208,15 +209,29 @@ def _problem_schemas() -> _Json:
     return dict(described["$defs"])
 
 
-def _with_problem(response: _Json) -> _Json:
+def _with_problem(status: str, response: _Json) -> _Json:
     """Return the response with a problem as its body, unless the service describes another one."""
     content = response.get("content", {})
     reference = content.get("application/json", {}).get("schema", {}).get("$ref")
     if reference == f"{_SCHEMAS}HTTPValidationError":
         return {"$ref": f"{_RESPONSES}InvalidInput"}
     if not content or reference == f"{_SCHEMAS}Problem":
-        return {**response, "content": _content(_EXAMPLE)}
+        return {**response, "content": _content(_example(status))}
     return response
+
+
+def _example(status: str) -> _Json:
+    if not status.isdigit() or status == "404":
+        return _EXAMPLE
+    title = HTTPStatus(int(status)).phrase
+    code = re.sub(r"\W+", "_", title).lower()
+    return {
+        "type": "about:blank",
+        "title": title,
+        "status": int(status),
+        "code": code,
+        "requestId": _EXAMPLE["requestId"],
+    }
 
 
 def _response(description: str, example: _Json) -> _Json:

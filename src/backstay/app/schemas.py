@@ -17,6 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from backstay.errors import ConfigurationError, did_you_mean
+from backstay.redaction import REDACTED, sensitive_fields
 
 __all__ = [
     "MAX_OFFSET",
@@ -49,6 +50,12 @@ class Schema(BaseModel):
         serialize_by_alias=True,
         from_attributes=True,
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        """Yield what the repr shows: a `Sensitive` field by its name only."""
+        hidden = sensitive_fields(type(self))
+        for name, value in super().__repr_args__():
+            yield name, REDACTED if name in hidden else value
 
 
 class InputSchema(Schema):

@@ -122,7 +122,7 @@ def _binaries() -> Path | None:
 
 
 def _version(folder: Path) -> int:
-    numbers = re.findall(r"\d+", str(folder))
+    numbers = re.findall(r"\d+", folder.parent.name)
     return int(numbers[0]) if numbers else 0
 
 

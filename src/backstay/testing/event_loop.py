@@ -7,6 +7,12 @@ import pytest
 __all__: list[str] = []
 
 
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Load anyio's plugin where plugins are not found by themselves (PYTEST_DISABLE_PLUGIN_AUTOLOAD)."""
+    if not pluginmanager.has_plugin("anyio"):
+        pluginmanager.import_plugin("anyio.pytest_plugin")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Let a plain `async def test_...` be a test; `--anyio-mode strict` asks for marks again."""

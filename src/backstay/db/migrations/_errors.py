@@ -101,7 +101,7 @@ class NothingToMigrateError(MigrationError):
     def __init__(self) -> None:
         super().__init__(
             "The models and the database agree: there is nothing to migrate.",
-            hint="Was the new model's module imported? For a migration by hand leave --autogenerate out.",
+            hint="Was the new model's module imported? For a migration by hand add --empty.",
         )
 
 

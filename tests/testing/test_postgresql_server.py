@@ -1,0 +1,193 @@
+"""A server of the tests' own, from the binaries of the machine: it goes with them, whichever way they go."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from backstay.testing import _postgresql_server
+from backstay.testing._postgresql_server import Missing, find_server
+
+from .conftest import Project
+from .test_databases import ONE_TABLE
+
+needs_binaries = pytest.mark.skipif(
+    _postgresql_server._binaries() is None, reason="no PostgreSQL binaries on this machine"
+)
+
+
+def accept(url: str) -> None:
+    """Find nothing wrong with a server."""
+
+
+def refuse(url: str) -> None:
+    raise PermissionError("not you")
+
+
+@pytest.fixture
+def no_local_server(monkeypatch: pytest.MonkeyPatch, free_tcp_port: int) -> None:
+    monkeypatch.delenv("BACKSTAY_TEST_POSTGRES_URL", raising=False)
+    monkeypatch.setattr(_postgresql_server, "_LOCAL", ("127.0.0.1", free_tcp_port))
+
+
+@needs_binaries
+@pytest.mark.usefixtures("no_local_server")
+def test_a_server_is_started_and_goes_with_the_run(project: Project) -> None:
+    result = project.test(ONE_TABLE, "-s", "--database", "postgresql")
+
+    result.assert_outcomes(passed=1)
+    folder = Path(unquote(result.stdout.str().partition("?host=")[2].splitlines()[0]))
+    assert folder.name.startswith("backstay-pg-")
+    assert not folder.exists()
+
+
+@needs_binaries
+def test_it_goes_too_when_the_run_is_killed() -> None:
+    program = (
+        "import sys\nfrom contextlib import ExitStack\nfrom backstay.testing._postgresql_server import _started_server\n"
+        "with ExitStack() as stack:\n    print(_started_server(lambda url: None, stack), flush=True)\n    sys.stdin.read()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    with run:
+        assert run.stdout
+        folder = Path(run.stdout.readline().strip().partition("?host=")[2])
+        assert (folder / "data").is_dir()
+        run.kill()
+    assert _is_gone(folder, within_seconds=10)
+
+
+def _is_gone(folder: Path, *, within_seconds: float) -> bool:
+    # The process that removes it is nobody's child any more: there is nothing to wait for but the folder.
+    ends_at = time.monotonic() + within_seconds
+    while folder.exists() and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    return not folder.exists()
+
+
+def test_a_configured_address_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKSTAY_TEST_POSTGRES_URL", "postgresql://a@b/c")
+    with ExitStack() as stack:
+        assert find_server(accept, stack) == "postgresql://a@b/c"
+        assert find_server(refuse, stack) == Missing(
+            "BACKSTAY_TEST_POSTGRES_URL: not you", is_configured=True
+        )
+
+
+def test_a_local_server_is_asked_as_several_users(
+    monkeypatch: pytest.MonkeyPatch, listening_port: int
+) -> None:
+    monkeypatch.delenv("BACKSTAY_TEST_POSTGRES_URL", raising=False)
+    monkeypatch.setenv("PGUSER", "ada")
+    monkeypatch.setattr(_postgresql_server, "_LOCAL", ("127.0.0.1", listening_port))
+    monkeypatch.setattr(_postgresql_server, "_binaries", lambda: None)
+    monkeypatch.setattr("getpass.getuser", lambda: "eve")
+
+    def want_eve(url: str) -> None:
+        if "//eve@" not in url:
+            refuse(url)
+
+    with ExitStack() as stack:
+        assert find_server(want_eve, stack) == f"postgresql://eve@127.0.0.1:{listening_port}/postgres"
+        missing = find_server(refuse, stack)
+    assert isinstance(missing, Missing)
+    assert "ada (not you), postgres (not you), eve (not you)" in missing.reason
+
+
+def test_a_user_without_a_name_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    assert _postgresql_server._current_user() is None
+
+
+@pytest.fixture
+def listening_port() -> object:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+class TestBinaries:
+    """Whatever the machine has, a reason is given."""
+
+    def test_those_that_do_not_work_are_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for name in ("initdb", "pg_ctl"):
+            (tmp_path / name).write_text("#!/bin/sh\necho no disk >&2\nexit 1\n")
+            (tmp_path / name).chmod(0o755)
+        tmp_path.chmod(0o755)
+        monkeypatch.setattr(_postgresql_server, "_unprivileged", lambda folder: {})
+        monkeypatch.setattr(_postgresql_server, "_binaries", lambda: tmp_path)
+        with ExitStack() as stack:
+            found = _postgresql_server._started_server(accept, stack)
+        assert found == Missing(f"{tmp_path} does not start: no disk")
+
+    @needs_binaries
+    def test_a_server_that_does_not_answer_is_named(self) -> None:
+        with ExitStack() as stack:
+            found = _postgresql_server._started_server(refuse, stack)
+        assert isinstance(found, Missing)
+        assert "does not answer: not you" in found.reason
+
+    def test_the_newest_comes_first(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        monkeypatch.setattr(_postgresql_server, "_BINARY_FOLDERS", (f"{tmp_path}/*/bin",))
+        for version in ("9", "16", "15"):
+            folder = tmp_path / version / "bin"
+            folder.mkdir(parents=True)
+            (folder / "initdb").touch()
+            (folder / "pg_ctl").touch()
+        assert _postgresql_server._binaries() == tmp_path / "16" / "bin"
+
+    def test_a_user_other_than_root_runs_it_as_itself(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        assert _postgresql_server._unprivileged(tmp_path) == {}
+
+
+@pytest.mark.databases("postgresql")
+def test_ctrl_c_leaves_nothing_behind(project: Project, database_url: str) -> None:
+    from .test_databases import ask_server
+
+    marker = project.pytester.path / "database"
+    waiting = ONE_TABLE.replace(
+        'print("url", database_url)',
+        f"import asyncio, pathlib\n    pathlib.Path({str(marker)!r}).write_text(database_url)\n    print('up', flush=True)\n    await asyncio.sleep(60)",
+    )
+    project.write(test_inner=waiting)
+    run = project.pytester.popen(
+        [sys.executable, "-m", "pytest", "-s", "--database", "postgresql"], stdout=subprocess.PIPE, text=True
+    )
+    with run:
+        assert run.stdout
+        for line in run.stdout:
+            if line.strip().endswith("up"):
+                break
+        os.kill(run.pid, signal.SIGINT)
+        output = run.stdout.read()
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, output
+    name = marker.read_text().rpartition("/")[2].partition("?")[0].rpartition("_")[0]
+    assert not [one for one in ask_server(database_url) if one.startswith(name)]
+
+
+@pytest.mark.databases("postgresql")
+def test_workers_of_xdist_keep_apart(project: Project, database_url: str) -> None:
+    project.write(
+        test_inner=ONE_TABLE.replace(
+            "async def test_it(", "@pytest.mark.parametrize('n', range(4))\nasync def test_it(n, "
+        )
+    )
+    result = project.pytester.runpytest_subprocess(
+        "-n", "2", "--database", "both", "-p", "xdist", "-W", "error"
+    )
+    result.assert_outcomes(passed=8)
