@@ -53,13 +53,17 @@ class Details(TypedDict):
     note: str
 
 
-class Category(Base):
+class Shelf(Base):
+    __tablename__ = "categories"
+
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(20), unique=True)
-    products: Mapped[list[Product]] = relationship(back_populates="category")
+    products: Mapped[list[Gadget]] = relationship(back_populates="category")
 
 
-class Product(TimestampMixin, Base):
+class Gadget(TimestampMixin, Base):
+    __tablename__ = "products"
+
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(index=True)
     secret: Mapped[str | None]
@@ -78,7 +82,7 @@ class Product(TimestampMixin, Base):
     stock: Mapped[int] = mapped_column(server_default="7")
     doubled: Mapped[int] = mapped_column(sa.Computed("stock * 2", persisted=True))
     category_id: Mapped[int | None] = mapped_column(sa.ForeignKey("categories.id"))
-    category: Mapped[Category | None] = relationship(back_populates="products")
+    category: Mapped[Shelf | None] = relationship(back_populates="products")
 
 
 class Order(Base):
@@ -143,12 +147,12 @@ def table_of(model: type[Model]) -> sa.Table:
     ],
 )
 def test_an_annotation_becomes_its_portable_type(column: str, expected: object) -> None:
-    assert repr(Product.__table__.c[column].type) == repr(expected)
+    assert repr(Gadget.__table__.c[column].type) == repr(expected)
 
 
 async def test_every_annotated_value_comes_back(session: AsyncSession) -> None:
     now = datetime.now(UTC)
-    product = Product(
+    product = Gadget(
         name="rope",
         price=Decimal("1.50"),
         ratio=0.5,
@@ -163,7 +167,7 @@ async def test_every_annotated_value_comes_back(session: AsyncSession) -> None:
     await session.commit()
     session.expunge_all()
 
-    again = (await session.scalars(sa.select(Product))).one()
+    again = (await session.scalars(sa.select(Gadget))).one()
     assert again is not product
     assert (again.price, again.ratio, again.status, again.size) == (
         Decimal("1.50"),
@@ -272,7 +276,7 @@ def test_a_subclass_of_a_table_shares_it_unless_it_names_its_own() -> None:
 
 
 def test_every_constraint_has_a_name() -> None:
-    table = table_of(Product)
+    table = table_of(Gadget)
     dialect = sa.create_engine("sqlite://").dialect
     ddl = str(sa.schema.CreateTable(table).compile(dialect=dialect))
 
@@ -285,13 +289,13 @@ def test_every_constraint_has_a_name() -> None:
         assert f"CONSTRAINT {name} " in ddl
     assert [index.name for index in table.indexes] == ["ix_products_name"]
     assert "CONSTRAINT uq_categories_name " in str(
-        sa.schema.CreateTable(table_of(Category)).compile(dialect=dialect)
+        sa.schema.CreateTable(table_of(Shelf)).compile(dialect=dialect)
     )
 
 
 async def test_the_database_itself_refuses_what_is_no_member_of_an_enum(session: AsyncSession) -> None:
     raw = sa.text("UPDATE products SET status = 'gone'")
-    session.add(Product(name="rope"))
+    session.add(Gadget(name="rope"))
     await session.flush()
 
     with pytest.raises(IntegrityError, match="ck_products_status"):
@@ -304,24 +308,24 @@ async def test_the_database_itself_refuses_what_is_no_member_of_an_enum(session:
 def test_the_repr_shows_the_primary_key_only() -> None:
     key = uuid.UUID(int=1)
 
-    assert repr(Product(id=key, name="rope", secret="hunter2")) == f"Product(id={key!r})"
-    assert repr(Product(name="rope")) == "Product(id=None)"
+    assert repr(Gadget(id=key, name="rope", secret="hunter2")) == f"Gadget(id={key!r})"
+    assert repr(Gadget(name="rope")) == "Gadget(id=None)"
 
 
 async def test_the_repr_of_an_expired_row_asks_the_database_nothing(session: AsyncSession) -> None:
-    category = Category(name="deck")
+    category = Shelf(name="deck")
     session.add(category)
     await session.flush()
     session.expire(category)
 
-    assert repr(category) == "Category(id=1)"
+    assert repr(category) == "Shelf(id=1)"
 
 
 # -- after the flush
 
 
 async def test_what_the_database_computes_is_there_after_the_flush(session: AsyncSession) -> None:
-    product = Product(name="rope")
+    product = Gadget(name="rope")
     session.add(product)
     await session.flush()
     assert (product.stock, product.doubled) == (7, 14)
@@ -333,7 +337,7 @@ async def test_what_the_database_computes_is_there_after_the_flush(session: Asyn
 
 async def test_timestamps_are_there_after_the_flush_without_a_query(session: AsyncSession) -> None:
     before = datetime.now(UTC)
-    product = Product(name="rope")
+    product = Gadget(name="rope")
     session.add(product)
     await session.flush()
     statements = Statements(session)
@@ -344,7 +348,7 @@ async def test_timestamps_are_there_after_the_flush_without_a_query(session: Asy
 
 
 async def test_a_change_refreshes_updated_at_and_leaves_created_at(session: AsyncSession) -> None:
-    product = Product(name="rope")
+    product = Gadget(name="rope")
     session.add(product)
     await session.flush()
     created = product.created_at
@@ -357,25 +361,25 @@ async def test_a_change_refreshes_updated_at_and_leaves_created_at(session: Asyn
 
 
 async def test_a_bulk_update_refreshes_updated_at(session: AsyncSession) -> None:
-    session.add_all([Product(name="rope"), Product(name="line")])
+    session.add_all([Gadget(name="rope"), Gadget(name="line")])
     await session.flush()
 
-    await session.execute(sa.update(Product).where(Product.name == "rope").values(name="sheet"))
+    await session.execute(sa.update(Gadget).where(Gadget.name == "rope").values(name="sheet"))
 
-    rows = await session.execute(sa.select(Product.name, Product.updated_at > Product.created_at))
+    rows = await session.execute(sa.select(Gadget.name, Gadget.updated_at > Gadget.created_at))
     assert {name: bool(changed) for name, changed in rows} == {"sheet": True, "line": False}
 
 
 async def test_a_bulk_insert_has_timestamps(session: AsyncSession) -> None:
-    await session.execute(sa.insert(Product), [{"name": "rope"}, {"name": "line"}])
+    await session.execute(sa.insert(Gadget), [{"name": "rope"}, {"name": "line"}])
 
-    rows = (await session.execute(sa.select(Product.created_at, Product.updated_at))).all()
+    rows = (await session.execute(sa.select(Gadget.created_at, Gadget.updated_at))).all()
     assert [created == updated for created, updated in rows] == [True, True]
 
 
 async def test_a_moment_of_creation_that_is_given_is_kept(session: AsyncSession) -> None:
     given = datetime(2020, 1, 1, tzinfo=UTC)
-    product = Product(name="rope", created_at=given)
+    product = Gadget(name="rope", created_at=given)
     session.add(product)
     await session.flush()
 
@@ -390,47 +394,47 @@ def test_a_model_may_say_that_computed_values_are_not_fetched() -> None:
     configure_mappers()
 
     assert sa.inspect(Lazy).eager_defaults is False
-    assert sa.inspect(Category).eager_defaults is True
+    assert sa.inspect(Shelf).eager_defaults is True
 
 
 # -- relationships
 
 
 async def category_with_product(session: AsyncSession) -> None:
-    session.add(Category(name="deck", products=[Product(name="rope")]))
+    session.add(Shelf(name="deck", products=[Gadget(name="rope")]))
     await session.commit()
     session.expunge_all()
 
 
 async def test_a_relationship_that_was_not_loaded_says_how_to_load_it(session: AsyncSession) -> None:
     await category_with_product(session)
-    product = (await session.scalars(sa.select(Product))).one()
+    product = (await session.scalars(sa.select(Gadget))).one()
     category_id = product.category_id
 
     with pytest.raises(RelationshipNotLoadedError) as caught:
         _ = product.category
     assert str(caught.value) == (
-        "Product.category was not loaded. Load it in the query, "
-        "select(Product).options(joinedload(Product.category)), "
+        "Gadget.category was not loaded. Load it in the query, "
+        "select(Gadget).options(joinedload(Gadget.category)), "
         'or for one row: await session.refresh(row, ["category"]).'
     )
-    category = await session.get_one(Category, category_id)
-    with pytest.raises(InvalidRequestError, match=r"selectinload\(Category\.products\)"):
+    category = await session.get_one(Shelf, category_id)
+    with pytest.raises(InvalidRequestError, match=r"selectinload\(Shelf\.products\)"):
         _ = category.products
 
 
 async def test_the_loading_strategy_is_said_in_the_query(session: AsyncSession) -> None:
     await category_with_product(session)
 
-    product = (await session.scalars(sa.select(Product).options(joinedload(Product.category)))).one()
+    product = (await session.scalars(sa.select(Gadget).options(joinedload(Gadget.category)))).one()
     assert product.category is not None
     session.expunge_all()
-    category = (await session.scalars(sa.select(Category).options(selectinload(Category.products)))).one()
+    category = (await session.scalars(sa.select(Shelf).options(selectinload(Shelf.products)))).one()
     assert [product.name for product in category.products] == ["rope"]
 
 
 async def test_a_refresh_loads_the_relationship_of_one_row(session: AsyncSession) -> None:
-    category = Category(name="deck")
+    category = Shelf(name="deck")
     session.add(category)
     await session.flush()
 
@@ -441,11 +445,11 @@ async def test_a_refresh_loads_the_relationship_of_one_row(session: AsyncSession
 
 async def test_a_relationship_that_needs_no_query_is_read(session: AsyncSession) -> None:
     await category_with_product(session)
-    category = (await session.scalars(sa.select(Category))).one()
-    product = (await session.scalars(sa.select(Product))).one()
+    category = (await session.scalars(sa.select(Shelf))).one()
+    product = (await session.scalars(sa.select(Gadget))).one()
 
     assert product.category is category
-    assert Product(name="new").category is None
+    assert Gadget(name="new").category is None
 
 
 async def test_a_backref_is_loaded_in_the_query_too(session: AsyncSession) -> None:
@@ -460,12 +464,12 @@ async def test_a_backref_is_loaded_in_the_query_too(session: AsyncSession) -> No
 
 async def test_a_row_with_unloaded_relationships_can_be_deleted(session: AsyncSession) -> None:
     await category_with_product(session)
-    category = (await session.scalars(sa.select(Category))).one()
+    category = (await session.scalars(sa.select(Shelf))).one()
 
     await session.delete(category)
     await session.commit()
 
-    assert (await session.scalars(sa.select(Product.category_id))).all() == [None]
+    assert (await session.scalars(sa.select(Gadget.category_id))).all() == [None]
 
 
 @pytest.mark.parametrize(
@@ -505,7 +509,7 @@ def test_new_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_value_that_does_not_fit_never_reaches_the_database(session: AsyncSession) -> None:
-    session.add(Category(name="x" * 21))
+    session.add(Shelf(name="x" * 21))
 
     with pytest.raises(ColumnValueError, match=r"21 characters does not fit a String\(20\)"):
         await session.flush()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asyncpg.pgproto import pgproto  # type: ignore[import-untyped]  # asyncpg ships none for it
+from asyncpg.pgproto import pgproto
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, computed_field

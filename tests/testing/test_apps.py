@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypedDict
 
 import pytest
@@ -183,18 +184,18 @@ class TestLiveServer:
             async with AsyncClient() as caller:
                 await caller.get(url)
 
-    async def test_an_app_that_does_not_start_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_an_app_that_does_not_start_says_so(
+        self, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ) -> None:
         @asynccontextmanager
         async def fail(app: FastAPI) -> AsyncIterator[None]:
-            raise RuntimeError("no such star")
+            (tmp_path / "no-such-file").unlink()
             yield
 
-        with (
-            pytest.raises(RuntimeError, match="did not start; its log says why"),
-            serve(FastAPI(lifespan=fail)),
-        ):
+        app = FastAPI(lifespan=fail)
+        with pytest.raises(RuntimeError, match="did not start; its log says why"), serve(app):
             pass
-        assert "no such star" in caplog.text
+        assert "no-such-file" in caplog.text
 
 
 def read(url: str) -> bytes:
@@ -230,6 +231,18 @@ async def add(session: SessionDep, who: str = Depends(visitor)) -> str:
     return who
 
 app = create_app(ShopSettings(name="shop"), routers=[router])
+"""
+MIGRATION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "1", None
+
+def upgrade():
+    op.create_table("migrated", sa.Column("id", sa.Integer))
+
+def downgrade():
+    op.drop_table("migrated")
 """
 TESTS = """
 import pytest
@@ -280,14 +293,12 @@ class TestProject:
         result.assert_outcomes(passed=1)
 
     def test_its_migrations_make_the_tables(self, project: Project) -> None:
-        project.pytester.mkdir("migrations").joinpath("versions").mkdir()
-        (project.pytester.path / "migrations/versions/1_first.py").write_text(
-            "from alembic import op\nimport sqlalchemy as sa\nrevision = '1'\ndown_revision = None\n"
-            "def upgrade():\n    op.create_table('migrated', sa.Column('id', sa.Integer))\n"
-            "def downgrade():\n    op.drop_table('migrated')\n"
-        )
-        source = "from sqlalchemy import text\nasync def test_it(session):\n    await session.execute(text('SELECT id FROM migrated'))"
-        project.test(source, "-o", "backstay_app=shop_main:app").assert_outcomes(passed=1)
+        versions = project.pytester.path / "migrations" / "versions"
+        versions.mkdir(parents=True)
+        (versions / "1_first.py").write_text(MIGRATION)
+        source = "async def test_it(session): await session.execute(text('SELECT id FROM migrated'))"
+        result = project.test(f"from sqlalchemy import text\n{source}", "-o", "backstay_app=shop_main:app")
+        result.assert_outcomes(passed=1)
 
     def test_a_project_without_an_app_says_where_to_name_it(self, project: Project) -> None:
         result = project.test("async def test_it(client): pass")

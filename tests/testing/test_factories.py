@@ -15,10 +15,10 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, registry, relationship
 
 from backstay.db import AsyncSession
-from backstay.db.model import Model, TimestampMixin, new_id
+from backstay.db.model import NAMING_CONVENTION, Model, TimestampMixin, new_id
 from backstay.db.types import Numeric, String
 from backstay.errors import UsageError
 from backstay.testing import RowFactory, factory_for
@@ -28,9 +28,11 @@ pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
 
 class Base(Model):
+    """A set of tables of this module's own."""
+
     __abstract__ = True
-    metadata = type(Model.metadata)()
-    registry = type(Model.registry)(metadata=metadata, type_annotation_map=Model.type_annotation_map)
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    registry = registry(metadata=metadata, type_annotation_map=Model.type_annotation_map)
 
 
 class Colour(enum.Enum):

@@ -1,10 +1,11 @@
 """A server of the tests' own, from the binaries of the machine: it goes with them, whichever way they go."""
 
-import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ from backstay.testing import _postgresql_server
 from backstay.testing._postgresql_server import Missing, find_server
 
 from .conftest import Project
-from .test_databases import ONE_TABLE
+from .test_databases import ONE_TABLE, ask_server
 
 needs_binaries = pytest.mark.skipif(
     _postgresql_server._binaries() is None, reason="no PostgreSQL binaries on this machine"
@@ -47,14 +48,20 @@ def test_a_server_is_started_and_goes_with_the_run(project: Project) -> None:
     assert not folder.exists()
 
 
+SERVE = """
+import sys
+from contextlib import ExitStack
+from backstay.testing._postgresql_server import _started_server
+with ExitStack() as stack:
+    print(_started_server(lambda url: None, stack), flush=True)
+    sys.stdin.read()
+"""
+
+
 @needs_binaries
 def test_it_goes_too_when_the_run_is_killed() -> None:
-    program = (
-        "import sys\nfrom contextlib import ExitStack\nfrom backstay.testing._postgresql_server import _started_server\n"
-        "with ExitStack() as stack:\n    print(_started_server(lambda url: None, stack), flush=True)\n    sys.stdin.read()"
-    )
     run = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     )
     with run:
         assert run.stdout
@@ -110,9 +117,7 @@ def test_a_user_without_a_name_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def listening_port() -> object:
-    import socket
-
+def listening_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -157,27 +162,17 @@ class TestBinaries:
 
 @pytest.mark.databases("postgresql")
 def test_ctrl_c_leaves_nothing_behind(project: Project, database_url: str) -> None:
-    from .test_databases import ask_server
-
-    marker = project.pytester.path / "database"
-    waiting = ONE_TABLE.replace(
-        'print("url", database_url)',
-        f"import asyncio, pathlib\n    pathlib.Path({str(marker)!r}).write_text(database_url)\n    print('up', flush=True)\n    await asyncio.sleep(60)",
-    )
-    project.write(test_inner=waiting)
-    run = project.pytester.popen(
-        [sys.executable, "-m", "pytest", "-s", "--database", "postgresql"], stdout=subprocess.PIPE, text=True
-    )
-    with run:
+    project.write(test_inner=f"{ONE_TABLE}    await asyncio.sleep(60)\nimport asyncio")
+    command = [sys.executable, "-u", "-m", "pytest", "-s", "--database", "postgresql"]
+    with project.pytester.popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout
-        for line in run.stdout:
-            if line.strip().endswith("up"):
-                break
-        os.kill(run.pid, signal.SIGINT)
+        name = next(line for line in run.stdout if "url postgresql" in line).rpartition("/")[2]
+        run.send_signal(signal.SIGINT)
         output = run.stdout.read()
     assert run.returncode == pytest.ExitCode.INTERRUPTED, output
-    name = marker.read_text().rpartition("/")[2].partition("?")[0].rpartition("_")[0]
-    assert not [one for one in ask_server(database_url) if one.startswith(name)]
+    assert "Error" not in output.replace("KeyboardInterrupt", "")
+    run_name = name.rpartition("_")[0]
+    assert not [one for one in ask_server(database_url) if one.startswith(run_name)]
 
 
 @pytest.mark.databases("postgresql")

@@ -24,8 +24,8 @@ _CONNECTION = "backstay.connection"
 class _GuardedSession(AsyncSession):
     """An `AsyncSession` whose cancelled calls leave no query behind and lose no connection."""
 
-    execute = interruptible(AsyncSession.execute)  # type: ignore[assignment,arg-type]  # mypy gives up on it
-    scalar = interruptible(AsyncSession.scalar)
+    execute = interruptible(AsyncSession.execute)
+    scalar = interruptible(AsyncSession.scalar)  # type: ignore[assignment,arg-type]  # mypy gives up on it
     scalars = interruptible(AsyncSession.scalars)
     stream = interruptible(AsyncSession.stream)
     stream_scalars = interruptible(AsyncSession.stream_scalars)
