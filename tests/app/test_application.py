@@ -20,7 +20,7 @@ from backstay import ReadSessionDep, SessionDep, create_app, current_runtime, ge
 from backstay.db.migrations import MigrationsPendingError
 from backstay.errors import ConflictError, UsageError
 from backstay.events import Event, RequestFinished, subscribed
-from backstay.logging import captured_logs, configure_logging
+from backstay.logging import captured_logs
 from backstay.settings import DatabaseSettings, HttpSettings, LoggingSettings, Settings
 
 router = APIRouter(prefix="/things")
@@ -187,7 +187,6 @@ class TestLogs:
             answer = await ask(
                 app, "GET", "/things/7?token=s3cret", headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
             )
-        configure_logging(LoggingSettings())
 
         assert [line["event"] for line in lines] == ["reading", "request"]
         for line in lines:
@@ -354,7 +353,6 @@ class TestRuntime:
 
         async with running(create_app(development)), current_runtime().database.reading() as session:
             assert await session.scalar(text("SELECT count(*) FROM first")) == 0
-        configure_logging(LoggingSettings())
 
 
 _MIGRATION = '''"""First"""

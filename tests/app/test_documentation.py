@@ -5,20 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from socket import socket
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from backstay.app import documentation
 from backstay.app.documentation import add_documentation
 from backstay.errors import ConfigurationError
+from backstay.testing._live_server import serve
 
 
 def make_app(path: str = "/docs", redoc_path: str | None = None) -> FastAPI:
@@ -139,27 +137,10 @@ def test_assets_that_lack_a_file_stop_the_start(monkeypatch: pytest.MonkeyPatch,
 # ---------------------------------------------------------------- in a browser
 
 
-class Server(uvicorn.Server):
-    """A server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = threading.Event()
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listens.set()
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    server = Server(uvicorn.Config(make_app(redoc_path="/redoc"), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert server.listens.wait(timeout=30)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serve(make_app(redoc_path="/redoc")) as url:
+        yield url
 
 
 def look(address: str, folder: Path) -> tuple[str, str]:

@@ -1,13 +1,10 @@
 import io
 import json
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
-from backstay.logging import clear_context, configure_logging
+from backstay.logging import configure_logging
 from backstay.settings import LoggingSettings
 
 
@@ -39,22 +36,3 @@ def console() -> Lines:
     stream = Lines()
     configure_logging(LoggingSettings(level="DEBUG", format="console"), stream=stream)
     return stream
-
-
-@pytest.fixture(autouse=True)
-def _restored_logging() -> Iterator[None]:
-    """Give the process back unconfigured; pytest's own handlers stay."""
-    root = logging.getLogger()
-    before, level = [*root.handlers], root.level
-    yield
-    for handler in [*root.handlers]:
-        if type(handler).__module__.startswith("backstay") and handler not in before:
-            root.removeHandler(handler)
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    logging.getLogger("uvicorn.access").disabled = False
-    if structlog.is_configured():
-        # The list is ours: without steps a logger is as it was before the first configuration.
-        structlog.get_config()["processors"].clear()
-        structlog.reset_defaults()
-    clear_context()

@@ -177,6 +177,28 @@ class TestLiveServer:
                 threading.Timer(0.3, may_leave.set).start()  # by then the server is stopping
             assert answer.result() == b'"done"'
 
+    def test_a_request_that_never_ends_is_told_of(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("backstay.testing._live_server._STOP_SECONDS", 0.2)
+        arrived, may_leave = threading.Event(), threading.Event()
+        slow = APIRouter()
+
+        @slow.get("/slow")
+        def wait() -> None:
+            arrived.set()
+            may_leave.wait()
+
+        with ThreadPoolExecutor() as callers:
+            with (
+                pytest.raises(RuntimeError, match=r"did not stop within 0.2 s"),
+                serve(create_app(settings, routers=[slow])) as url,
+            ):
+                answer = callers.submit(read, f"{url}/slow")
+                arrived.wait()
+            may_leave.set()
+            assert answer.exception() is not None
+
     async def test_it_is_gone_after_the_block(self, app: FastAPI) -> None:
         with serve(app) as url:
             pass
@@ -236,7 +258,8 @@ MIGRATION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "1", None
+revision = "1"
+down_revision = None
 
 def upgrade():
     op.create_table("migrated", sa.Column("id", sa.Integer))

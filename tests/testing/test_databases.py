@@ -4,6 +4,8 @@ import asyncio
 import re
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -11,6 +13,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
 
 from backstay.db import AsyncSession, Database
 from backstay.settings import DatabaseSettings, Settings
+from backstay.testing._databases import DatabaseMaker
 
 from .conftest import Project
 
@@ -159,6 +162,23 @@ class TestWithoutServer:
         result.stdout.fnmatch_lines(["*no PostgreSQL server: BACKSTAY_TEST_POSTGRES_URL:*cannot be reached*"])
 
 
+@pytest.mark.databases("postgresql")
+def test_a_user_who_may_not_create_databases_is_named(
+    project: Project, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = f"backstay_test_weak_{uuid4().hex}"
+    ask_server(database_url, f"CREATE ROLE {role} LOGIN PASSWORD 'weak'")
+    try:
+        server = urlsplit(database_url)
+        address = server._replace(netloc=f"{role}:weak@{server.netloc.rpartition('@')[2]}").geturl()
+        monkeypatch.setenv("BACKSTAY_TEST_POSTGRES_URL", address)
+        result = project.test(ONE_TABLE, "--database", "postgresql")
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(["*BACKSTAY_TEST_POSTGRES_URL: this user may not create databases*"])
+    finally:
+        ask_server(database_url, f"DROP ROLE {role}")
+
+
 class TestRequiredServers:
     """What CI relies on: green means that PostgreSQL was really used."""
 
@@ -221,6 +241,19 @@ def ask_server(url: str, *statements: str) -> set[str]:
             await database.close()
 
     return asyncio.run(ask())
+
+
+def test_a_database_that_cannot_be_removed_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def do_nothing(database: Database) -> None: ...
+
+    with DatabaseMaker(tmp_path) as maker:
+        path = Path(maker.create("sqlite", do_nothing).removeprefix("sqlite:///"))
+        path.unlink()
+        path.mkdir()
+        maker.remove("sqlite", f"sqlite:///{path}")
+    assert "A test's database could not be removed" in caplog.text
 
 
 def test_files_are_removed_with_their_test(project: Project) -> None:

@@ -48,6 +48,9 @@ def test_a_server_is_started_and_goes_with_the_run(project: Project) -> None:
     assert not folder.exists()
 
 
+SAY = 'print("url", database_url)'
+# From the event loop: a signal inside of the test's own code ends anyio's runner before its fixtures.
+SAY_LATER = 'asyncio.get_running_loop().call_later(0.05, print, "url", database_url)'
 SERVE = """
 import sys
 from contextlib import ExitStack
@@ -162,7 +165,9 @@ class TestBinaries:
 
 @pytest.mark.databases("postgresql")
 def test_ctrl_c_leaves_nothing_behind(project: Project, database_url: str) -> None:
-    project.write(test_inner=f"{ONE_TABLE}    await asyncio.sleep(60)\nimport asyncio")
+    project.write(
+        test_inner=ONE_TABLE.replace(SAY, f"import asyncio\n    {SAY_LATER}\n    await asyncio.sleep(60)")
+    )
     command = [sys.executable, "-u", "-m", "pytest", "-s", "--database", "postgresql"]
     with project.pytester.popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout

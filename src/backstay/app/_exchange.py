@@ -36,9 +36,8 @@ _logger = logging.getLogger("backstay.app")
 _access = get_logger("backstay.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
-_TRACEPARENT = re.compile(
-    r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
-)  # W3C Trace Context
+# W3C Trace Context: version, trace id, parent id, flags.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPLAY_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.005
 _LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
@@ -108,6 +107,10 @@ class Exchange:
             self._finish()
             current_exchange.reset(token)
             runtime_variable.reset(runtime_token)
+            # The scope and the exchange know each other: parted, both go at once and not with the next
+            # collection.
+            for key in ("backstay.exchange", "backstay.routed"):
+                self.scope.pop(key, None)
 
     async def send(self, message: Message) -> None:
         """Pass a message on, with the headers that every response carries."""
@@ -203,8 +206,9 @@ class Exchange:
     async def _end_unit_then_send(self, message: Message, send: Send) -> None:
         if self._stopped_by is not None:
             raise ResponseStoppedError
-        if message["type"] == "http.response.start" and self.unit is not None:
-            await self._end_unit(self.unit, message["status"])
+        if message["type"] == "http.response.start":
+            if self.unit is not None:
+                await self._end_unit(self.unit, message["status"])
             self._is_started = True
         await send(message)
 

@@ -116,13 +116,14 @@ async def check_server(url: str) -> None:
     try:
         async with server.reading() as session:
             connection = await session.connection()
-            allowed = await connection.exec_driver_sql(
+            rows = await connection.exec_driver_sql(
                 "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
             )
-            if not allowed.scalar_one():
-                raise PermissionError("this user may not create databases")
+            is_allowed = rows.scalar_one()
     finally:
         await server.close()
+    if not is_allowed:
+        raise PermissionError("this user may not create databases")
 
 
 def _settings(url: str) -> DatabaseSettings:
