@@ -116,6 +116,8 @@ class DatabaseTransaction(Transaction):
         """Flush, then let the participants get ready; raising here rolls back."""
         self.session.flush()
         if self.owner.participants and self._has_begun:
+            if not in_greenlet():
+                raise UsageError("What takes part in this database's commits is async: use `transaction()`.")
             self._is_prepared = True
             await_(self._prepare())
 
