@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+# Imported here, before pytester's inner runs: they forget the modules that they import, and Alembic's `op`
+# would lose its other half.
+import backstay.db.migrations._environment  # noqa: F401
 from backstay.logging import clear_context
 
 pytest_plugins = ["backstay.testing", "pytester"]

@@ -727,3 +727,10 @@ def test_settings_can_be_copied_and_pickled() -> None:
     for twin in (copy.deepcopy(settings), pickle.loads(pickle.dumps(settings))):  # noqa: S301
         assert twin == settings
         assert twin.find_source("name") == "argument"
+
+
+def test_the_variables_of_the_test_plugin_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BACKSTAY_REQUIRE_SERVERS", "BACKSTAY_PROVE", "BACKSTAY_TEST_POSTGRES_URL"):
+        monkeypatch.setenv(name, "1")
+
+    assert Settings().name == "service"

@@ -181,7 +181,10 @@ def test_ctrl_c_leaves_nothing_behind(project: Project, database_url: str) -> No
 
 
 @pytest.mark.databases("postgresql")
-def test_workers_of_xdist_keep_apart(project: Project, database_url: str) -> None:
+def test_workers_of_xdist_keep_apart_and_count(
+    project: Project, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKSTAY_REQUIRE_SERVERS", "1")
     project.write(
         test_inner=ONE_TABLE.replace(
             "async def test_it(", "@pytest.mark.parametrize('n', range(4))\nasync def test_it(n, "
@@ -191,3 +194,4 @@ def test_workers_of_xdist_keep_apart(project: Project, database_url: str) -> Non
         "-n", "2", "--database", "both", "-p", "xdist", "-W", "error"
     )
     result.assert_outcomes(passed=8)
+    assert result.ret == pytest.ExitCode.OK

@@ -50,7 +50,12 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    ignored_variables: ClassVar[tuple[str, ...]] = ()
+    # The library's own test plugin has some; a class without a prefix of its own would take them for settings.
+    ignored_variables: ClassVar[tuple[str, ...]] = (
+        "BACKSTAY_TEST_*",
+        "BACKSTAY_REQUIRE_SERVERS",
+        "BACKSTAY_PROVE",
+    )
     """Variables with our prefix that belong to somebody else, as patterns: `("SHOP_ADMIN_*",)`."""
 
     name: str = Field(

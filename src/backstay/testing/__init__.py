@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backstay.testing.apps import LiveServer
 from backstay.testing.recording import Events, assert_queries
 
 if TYPE_CHECKING:
     from backstay.testing.factories import RowFactory, factory_for
 
-__all__ = ["Events", "RowFactory", "assert_queries", "factory_for"]
+__all__ = ["Events", "LiveServer", "RowFactory", "assert_queries", "factory_for"]
 
 pytest_plugins = [
     "backstay.testing.event_loop",

@@ -1,11 +1,13 @@
 """Rows to test with: a factory knows a table's columns and fills in what a test does not care about.
 
-class ProductFactory(RowFactory[Product]):
-    name = Use(lambda: "Teapot")    # polyfactory's ways to say more work here
+    class ProductFactory(RowFactory[Product]):
+        name = Use(lambda: "Teapot")
 
-product = await ProductFactory.create(session, price=Decimal("9.50"))
-teapots = await ProductFactory.create_batch(session, 3, category=category)
-category = await factory_for(Category).create(session)
+    product = await ProductFactory.create(session, price=Decimal("9.50"))
+    category = await factory_for(Category).create(session)
+    products = await ProductFactory.create_batch(session, 3, category=category)
+
+`Use` and the other ways to declare a value are polyfactory's own.
 """
 
 from __future__ import annotations
