@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    # The library's own test plugin has some; a class without a prefix of its own would take them for settings.
+    # The library's own test plugin has some; a class without a prefix would take them for settings.
     ignored_variables: ClassVar[tuple[str, ...]] = (
         "BACKSTAY_TEST_*",
         "BACKSTAY_REQUIRE_SERVERS",

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["app_address", "find_installation", "load_app", "project_settings"]
 
 
-class _StandardSettings(Settings):
-    # The prefix of a project without settings of its own is ours, and so are these.
-    ignored_variables = ("BACKSTAY_TEST_*", "BACKSTAY_REQUIRE_SERVERS", "BACKSTAY_PROVE")
-
-
 def app_address(config: pytest.Config) -> str | None:
     """Return where the app is, such as `shop.main:app`; None when the project names none.
 
@@ -79,6 +74,6 @@ def find_installation(app: FastAPI) -> Installation:
 def project_settings(config: pytest.Config) -> Settings:
     """Return the settings of the project's app, or the standard ones, with the environment "test"."""
     if app_address(config) is None:
-        return _StandardSettings(environment="test")
+        return Settings(environment="test")
     settings = find_installation(load_app(config)).settings
     return settings.model_copy(update={"environment": "test"})
