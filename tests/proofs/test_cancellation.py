@@ -10,7 +10,7 @@ import anyio
 import pytest
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from backstay import ReadSessionDep, SessionDep, create_app
@@ -127,18 +127,20 @@ async def test_a_cancel_scope_that_fires_leaves_nothing_behind(database: Databas
 
 
 async def test_without_backstay_the_same_cancel_scopes_leave_queries_running(database: Database) -> None:
-    """The fault: SQLAlchemy's own session under anyio's cancellation."""
-    maker = async_sessionmaker(database.engine)
+    """The fault: SQLAlchemy's own engine and session under anyio's cancellation."""
+    engine = create_async_engine(database.engine.url)
+    maker = async_sessionmaker(engine)
 
     async def cancelled() -> None:
         with anyio.move_on_after(random.uniform(0.001, 0.05)):
             async with maker() as session:
                 await session.execute(text(SLOW))
 
-    await _at_once(cancelled, times=30, at_once=10)
+    await _at_once(cancelled, times=60, at_once=10)
     await asyncio.sleep(1)
 
     assert await _left_behind(database) > 0
     async with database.engine.connect() as connection:
         stop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%left behind%'"
         await connection.execute(text(f"{stop} AND datname = current_database() AND pid <> pg_backend_pid()"))
+    await engine.dispose()
