@@ -48,7 +48,6 @@ class Installation:
         self.settings = settings
         self.runtime: Runtime | None = None
         self.in_flight: set[InFlight] = set()
-        self.is_draining = False
         self._turns: dict[str | None, asyncio.Lock] = {}
         self.response_headers: tuple[tuple[str, str], ...] = ()
         self.quiet_paths = frozenset({"/livez", "/readyz"})

@@ -49,11 +49,6 @@ def resolve_url(settings: DatabaseSettings) -> URL:
 _EXAMPLES = "Use sqlite:///service.db or postgresql://user:password@host:5432/name."
 
 
-def is_in_memory(url: URL) -> bool:
-    """Return whether a SQLite address names no file."""
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
-
-
 def temporary_file() -> Path:
     """Return a fresh path for a database "in memory".
 

@@ -248,13 +248,13 @@ def watch_engine(engine: Engine) -> None:
     event.listen(engine, "checkin", _release)
 
 
-def _before_statement(  # noqa: PLR0913, PLR0917  SQLAlchemy calls it so
+def _before_statement(
     connection: Connection,
     cursor: DBAPICursor,
     statement: str,
-    parameters: Any,
-    context: ExecutionContext | None,
-    many: bool,
+    parameters: object,
+    context: ExecutionContext,
+    *_: object,
 ) -> None:
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
@@ -263,7 +263,7 @@ def _before_statement(  # noqa: PLR0913, PLR0917  SQLAlchemy calls it so
         connection.info["backstay.began"] = perf_counter()
 
 
-def _tables_written(statement: str, context: ExecutionContext | None) -> tuple[str, ...]:
+def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...]:
     compiled: Any = getattr(context, "compiled", None)
     if compiled is not None and (compiled.isinsert or compiled.isupdate or compiled.isdelete):
         return (compiled.statement.table.name,)
@@ -272,14 +272,7 @@ def _tables_written(statement: str, context: ExecutionContext | None) -> tuple[s
     return ("*",) if statement.lstrip().upper().startswith(_WRITING_WORDS) else ()
 
 
-def _after_statement(  # noqa: PLR0913, PLR0917  SQLAlchemy calls it so
-    connection: Connection,
-    cursor: DBAPICursor,
-    statement: str,
-    parameters: Any,
-    context: ExecutionContext | None,
-    many: bool,
-) -> None:
+def _after_statement(connection: Connection, cursor: DBAPICursor, statement: str, *_: object) -> None:
     began = connection.info.pop("backstay.began", None)
     if began is not None:
         events.emit(events.QueryExecuted(statement=statement, seconds=perf_counter() - began))

@@ -40,8 +40,8 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings, *, participants: Sequence[Participant] = ()) -> None:
         url = _engine.resolve_url(settings)
-        self._temporary = _engine.temporary_file() if _engine.is_in_memory(url) else None
-        self.url = url if self._temporary is None else url.set(database=str(self._temporary))
+        self._temporary = _engine.temporary_file() if settings.is_in_memory else None
+        self.url = url if self._temporary is None else url.set(database=str(self._temporary), query={})
         self.settings = settings
         self.participants: tuple[Participant, ...] = tuple(participants)
         self.engine, self.read_engine = _engine.create_engines(self.url, settings)
