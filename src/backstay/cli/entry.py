@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from backstay.cli.messages import complain, reporting, say, silence_output
+from backstay.cli.database_commands import database_commands
+from backstay.cli.messages import complain, reporting, silence_output
+from backstay.cli.options import AppOption, HostOption, PortOption, TracebackOption, explain_when_alone
 from backstay.errors import did_you_mean
 
 __all__ = ["main"]
 
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-database_commands = typer.Typer(rich_markup_mode=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,40 +55,6 @@ def _find_help(error: typer.TyperException) -> str:
     return f"{context.command_path if context else 'backstay'} --help"
 
 
-AppOption = Annotated[
-    str | None,
-    typer.Option(
-        "--app",
-        metavar="MODULE:ATTRIBUTE",
-        help="The app, instead of the one that pyproject.toml names.",
-        show_default=False,
-    ),
-]
-TracebackOption = Annotated[
-    bool, typer.Option("--traceback", help="Show the whole traceback when your code raises.")
-]
-HostOption = Annotated[
-    str | None,
-    typer.Option(help="The address to listen on, instead of the setting server.host.", show_default=False),
-]
-PortOption = Annotated[
-    int | None,
-    typer.Option(
-        help="The port to listen on, instead of the setting server.port; 0 takes a free one.",
-        min=0,
-        max=65535,
-        show_default=False,
-    ),
-]
-
-
-def _refuse_option(value: str) -> str:
-    """Refuse what begins like an option and is no number of steps; Click is told to let `-1` pass."""
-    if value.startswith("-") and not value[1:].isdigit():
-        raise typer.BadParameter(f"{value} is neither an option nor a revision.")
-    return value
-
-
 @app.callback(invoke_without_command=True)
 def _backstay(
     context: typer.Context,
@@ -103,13 +70,7 @@ def _backstay(
 
         typer.echo(f"backstay {find_version('backstay')}")
         raise typer.Exit
-    _explain_when_alone(context)
-
-
-def _explain_when_alone(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        say(context.get_help())
-        raise typer.Exit(2)
+    explain_when_alone(context)
 
 
 @app.command()
@@ -158,80 +119,6 @@ def run(
 
     with reporting(traceback=traceback):
         raise typer.Exit(serve_production(app, host=host, port=port, workers=workers, traceback=traceback))
-
-
-@database_commands.callback(invoke_without_command=True)
-def _database(context: typer.Context) -> None:
-    """Write and run the migrations of the app's database."""
-    _explain_when_alone(context)
-
-
-@database_commands.command()
-def revision(
-    message: Annotated[
-        str, typer.Option("--message", "-m", help="What the migration does.", show_default=False)
-    ],
-    autogenerate: Annotated[
-        bool,
-        typer.Option(
-            "--autogenerate/--empty", help="Write what the models have and the database lacks, or nothing."
-        ),
-    ] = True,
-    app: AppOption = None,
-    traceback: TracebackOption = False,
-) -> None:
-    """Write the next migration."""
-    from backstay.cli.database import write_revision
-
-    with reporting(traceback=traceback):
-        write_revision(app, message=message, autogenerate=autogenerate)
-
-
-@database_commands.command()
-def upgrade(
-    revision: Annotated[str, typer.Argument(help="Where to go: head, an id, or +1.")] = "head",
-    app: AppOption = None,
-    traceback: TracebackOption = False,
-) -> None:
-    """Run the pending migrations."""
-    from backstay.cli.database import upgrade as upgrade_database
-
-    with reporting(traceback=traceback):
-        upgrade_database(app, revision=revision)
-
-
-@database_commands.command(context_settings={"ignore_unknown_options": True})
-def downgrade(
-    revision: Annotated[
-        str,
-        typer.Argument(help="Where to go: -1, an id, or base.", show_default=False, callback=_refuse_option),
-    ],
-    app: AppOption = None,
-    traceback: TracebackOption = False,
-) -> None:
-    """Take migrations back."""
-    from backstay.cli.database import downgrade as downgrade_database
-
-    with reporting(traceback=traceback):
-        downgrade_database(app, revision=revision)
-
-
-@database_commands.command()
-def history(app: AppOption = None, traceback: TracebackOption = False) -> None:
-    """List the migrations, newest first."""
-    from backstay.cli.database import show_history
-
-    with reporting(traceback=traceback):
-        show_history(app)
-
-
-@database_commands.command()
-def current(app: AppOption = None, traceback: TracebackOption = False) -> None:
-    """Show the migration that the database is at."""
-    from backstay.cli.database import show_current
-
-    with reporting(traceback=traceback):
-        show_current(app)
 
 
 app.add_typer(database_commands, name="db")

@@ -14,6 +14,7 @@ __all__ = [
     "Duration",
     "HttpSettings",
     "LoggingSettings",
+    "MigrationSettings",
     "SecretUrl",
     "ServerSettings",
     "SettingsSection",
@@ -119,6 +120,31 @@ class DatabaseSettings(SettingsSection):
 
 
 _DATABASE_URL: Final = re.compile(r"(?:sqlite(?:\+\w+)?://(?:/|\?|$)|postgresql(?:\+\w+)?://.)")
+
+
+class MigrationSettings(SettingsSection):
+    """How long migrations wait and are tried, and which tables are none of theirs."""
+
+    lock_timeout: Duration = Field(
+        default=timedelta(seconds=2),
+        description="PostgreSQL: how long a migration waits for a lock. Those who come to the table later "
+        "wait as long.",
+    )
+    statement_timeout: Duration = Field(
+        default=timedelta(minutes=15),
+        description="PostgreSQL: how long one statement of a migration may run; 0 for as long as it takes.",
+    )
+    attempts: int = Field(
+        default=10, ge=1, description="How often in all a migration that does not get its locks is tried."
+    )
+    lock_wait: Duration = Field(
+        default=timedelta(minutes=5), description="How long to wait for another process that is migrating."
+    )
+    foreign_tables: tuple[str, ...] = Field(
+        default=(),
+        description="Tables that no model declares and that are to stay, by name or pattern.",
+        examples=["spatial_ref_sys,audit_*"],
+    )
 
 
 def _to_upper_case(value: object) -> object:

@@ -12,7 +12,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from backstay.settings._fields import SettingField, list_fields, parse_variable, read_default
 from backstay.settings._problems import describe_errors, list_refusals, to_error
 from backstay.settings._variables import FilePaths, UnknownVariable, Variables, read_variables
-from backstay.settings.sections import DatabaseSettings, HttpSettings, LoggingSettings, ServerSettings
+from backstay.settings.sections import (
+    DatabaseSettings,
+    HttpSettings,
+    LoggingSettings,
+    MigrationSettings,
+    ServerSettings,
+)
 
 __all__ = ["Settings", "unknown_variables"]
 
@@ -67,6 +73,7 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(default=False, description="Show tracebacks to callers. Never in production.")
     database: DatabaseSettings = DatabaseSettings()
+    migrations: MigrationSettings = MigrationSettings()
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
     server: ServerSettings = ServerSettings()
