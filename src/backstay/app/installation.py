@@ -122,7 +122,9 @@ class Installation:
     async def _bring_schema_up(self, database: Database) -> None:
         if self.settings.environment == "test":
             return  # tests bring their tables themselves
-        migrations = Migrations(Model.metadata, self.settings.database.migrations)
+        migrations = Migrations(
+            Model.metadata, self.settings.database.migrations, settings=self.settings.migrations
+        )
         if self.upgrades_at_start:
             await migrations.upgrade(database.engine)
         else:

@@ -3,36 +3,54 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import typer
+from typing_extensions import Unpack
 
 from backstay.cli.messages import say
 from backstay.cli.outages import explain_database_error, outlive_drivers
 from backstay.cli.project import enter_project, load_app
 from backstay.db import Database
-from backstay.db.migrations import Migrations, Revision
+from backstay.db.migrations import MergeOptions, Migrations, PlaceOptions, Revision
 from backstay.db.model import Model
 from backstay.logging import configure_logging
 from backstay.settings import Settings
 
-__all__ = ["downgrade", "show_current", "show_history", "upgrade", "write_revision"]
+__all__ = [
+    "check_database",
+    "downgrade",
+    "merge_revisions",
+    "show_current",
+    "show_history",
+    "upgrade",
+    "write_revision",
+]
 
 
-def write_revision(app: str | None, *, message: str, autogenerate: bool) -> None:
+def write_revision(
+    app: str | None,
+    *,
+    message: str,
+    autogenerate: bool,
+    drop: Collection[str] = (),
+    **options: Unpack[PlaceOptions],
+) -> None:
     """Write the next migration, and its path to standard output.
 
     Args:
         app: `module:attribute`, instead of what pyproject.toml says.
         message: What it does.
         autogenerate: Write what differs between the models and the database; else leave it empty.
+        drop: Tables to drop that no model declares.
+        **options: Where it goes in the history; see `Migrations.revision_on`.
     """
 
     async def write(opened: _Opened) -> None:
         path = await opened.migrations.revision(
-            opened.database.engine, message=message, autogenerate=autogenerate
+            opened.database.engine, message=message, autogenerate=autogenerate, drop=drop, **options
         )
         typer.echo(path)
         say("Read it, then run: backstay db upgrade")
@@ -40,12 +58,58 @@ def write_revision(app: str | None, *, message: str, autogenerate: bool) -> None
     _run(app, write)
 
 
+def merge_revisions(
+    app: str | None, *, message: str, revisions: Sequence[str], **options: Unpack[MergeOptions]
+) -> None:
+    """Write a migration that joins branches, and its path to standard output; no database is asked.
+
+    Args:
+        app: `module:attribute`, instead of what pyproject.toml says.
+        message: What it does.
+        revisions: What it joins; all heads when empty.
+        **options: See `Migrations.merge`.
+    """
+    migrations = _find_migrations(load_app(enter_project(app)).settings)
+    typer.echo(migrations.merge(message=message, revisions=revisions, **options))
+    say("Run: backstay db upgrade")
+
+
+def check_database(app: str | None) -> int:
+    """Write what differs between models, migrations and database to standard output, one line each.
+
+    Returns:
+        The exit code: 0 when they agree, else 1.
+    """
+    findings: list[str] = []
+
+    async def check(opened: _Opened) -> None:
+        findings.extend(await opened.migrations.check(opened.database.engine))
+
+    _run(app, check)
+    for finding in findings:
+        typer.echo(finding)
+    if not findings:
+        say("Models, migrations and database agree.")
+        return 0
+    say(f"hint: {_find_way_out(findings)}")
+    return 1
+
+
+def _find_way_out(findings: Sequence[str]) -> str:
+    if any(finding.startswith("head ") for finding in findings):
+        return "Join the heads: backstay db merge"
+    if any(finding.startswith("migration ") for finding in findings):
+        return "Run the migrations, then check again: backstay db upgrade"
+    return 'Write the migration: backstay db revision -m "..."'
+
+
 def upgrade(app: str | None, *, revision: str) -> None:
     """Run the pending migrations.
 
     Args:
         app: `module:attribute`, instead of what pyproject.toml says.
-        revision: Where to go: `head`, an id or its beginning, or a number of steps such as `+1`.
+        revision: Where to go: `head`, an id or its beginning, a number of steps such as `+1`, `heads`, or
+            `label@head`.
     """
 
     async def move(opened: _Opened) -> None:
@@ -59,7 +123,7 @@ def downgrade(app: str | None, *, revision: str) -> None:
 
     Args:
         app: `module:attribute`, instead of what pyproject.toml says.
-        revision: Where to go: `base`, an id or its beginning, or a number of steps such as `-1`.
+        revision: Where to go: `base`, an id or its beginning, a number of steps such as `-1`, or `label@-1`.
     """
 
     async def move(opened: _Opened) -> None:
@@ -128,11 +192,12 @@ async def _act(settings: Settings, act: Callable[[_Opened], Coroutine[Any, Any, 
 
 
 def _find_migrations(settings: Settings) -> Migrations:
-    return Migrations(Model.metadata, settings.database.migrations)
+    return Migrations(Model.metadata, settings.database.migrations, settings=settings.migrations)
 
 
 def _describe(revision: Revision) -> str:
-    return f"{revision.id}  {revision.message}".rstrip()
+    labels = f"  ({', '.join(revision.branch_labels)})" if revision.branch_labels else ""
+    return f"{revision.id}  {revision.message}{labels}".rstrip()
 
 
 def _tell(revisions: Sequence[Revision], what: str) -> None:

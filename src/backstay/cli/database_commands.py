@@ -13,6 +13,14 @@ __all__ = ["database_commands"]
 
 database_commands = typer.Typer(rich_markup_mode=None)
 
+SpliceOption = Annotated[
+    bool, typer.Option("--splice", help="Allow it to follow what others follow already, beside them.")
+]
+BranchLabelOption = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL", help="A name for the branch that begins with it.", show_default=False),
+]
+
 
 @database_commands.callback(invoke_without_command=True)
 def _database(context: typer.Context) -> None:
@@ -21,7 +29,7 @@ def _database(context: typer.Context) -> None:
 
 
 @database_commands.command()
-def revision(
+def revision(  # noqa: PLR0913, PLR0917 - a parameter for each option
     message: Annotated[
         str, typer.Option("--message", "-m", help="What the migration does.", show_default=False)
     ],
@@ -31,6 +39,22 @@ def revision(
             "--autogenerate/--empty", help="Write what the models have and the database lacks, or nothing."
         ),
     ] = True,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE", help="Drop this table, which no model declares; may be repeated."),
+    ] = None,
+    head: Annotated[
+        str,
+        typer.Option(
+            metavar="REVISION", help="What it follows: an id, label@head, or base for a branch of its own."
+        ),
+    ] = "head",
+    splice: SpliceOption = False,
+    branch_label: BranchLabelOption = None,
+    depends_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REVISION", help="What of another branch must run before; may be repeated."),
+    ] = None,
     app: AppOption = None,
     traceback: TracebackOption = False,
 ) -> None:
@@ -38,12 +62,44 @@ def revision(
     from backstay.cli.database import write_revision
 
     with reporting(traceback=traceback):
-        write_revision(app, message=message, autogenerate=autogenerate)
+        write_revision(
+            app,
+            message=message,
+            autogenerate=autogenerate,
+            drop=drop or (),
+            head=head,
+            splice=splice,
+            branch_label=branch_label,
+            depends_on=tuple(depends_on or ()),
+        )
+
+
+@database_commands.command()
+def merge(  # noqa: PLR0913, PLR0917 - a parameter for each option
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to join; all heads when none is named.", show_default=False),
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="What the migration does.")] = "merge",
+    splice: SpliceOption = False,
+    branch_label: BranchLabelOption = None,
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Write a migration that joins branches."""
+    from backstay.cli.database import merge_revisions
+
+    with reporting(traceback=traceback):
+        merge_revisions(
+            app, message=message, revisions=revisions or (), splice=splice, branch_label=branch_label
+        )
 
 
 @database_commands.command()
 def upgrade(
-    revision: Annotated[str, typer.Argument(help="Where to go: head, an id, or +1.")] = "head",
+    revision: Annotated[
+        str, typer.Argument(help="Where to go: head, an id, +1, heads, or label@head.")
+    ] = "head",
     app: AppOption = None,
     traceback: TracebackOption = False,
 ) -> None:
@@ -65,7 +121,9 @@ def _refuse_option(value: str) -> str:
 def downgrade(
     revision: Annotated[
         str,
-        typer.Argument(help="Where to go: -1, an id, or base.", show_default=False, callback=_refuse_option),
+        typer.Argument(
+            help="Where to go: -1, an id, base, or label@-1.", show_default=False, callback=_refuse_option
+        ),
     ],
     app: AppOption = None,
     traceback: TracebackOption = False,
@@ -93,3 +151,12 @@ def current(app: AppOption = None, traceback: TracebackOption = False) -> None:
 
     with reporting(traceback=traceback):
         show_current(app)
+
+
+@database_commands.command()
+def check(app: AppOption = None, traceback: TracebackOption = False) -> None:
+    """List what differs between models, migrations and database; exit code 1 when something does."""
+    from backstay.cli.database import check_database
+
+    with reporting(traceback=traceback):
+        raise typer.Exit(check_database(app))

@@ -6,27 +6,37 @@ Alembic is imported when a migration is run or written, not before: asking what 
 from backstay.db.migrations._errors import (
     BrokenMigrationError,
     ForeignKeysBrokenError,
+    MigrationBlockedError,
     MigrationError,
     MigrationFailedError,
+    MigrationHalfDoneError,
     MigrationsLockedError,
     MigrationsPendingError,
     MultipleHeadsError,
     NothingToMigrateError,
+    UndeclaredTablesError,
+    UndroppableTableError,
     UnknownRevisionError,
 )
-from backstay.db.migrations._revision import Revision
+from backstay.db.migrations._revision import MergeOptions, PlaceOptions, Revision
 from backstay.db.migrations._runner import Migrations
 
 __all__ = [
     "BrokenMigrationError",
     "ForeignKeysBrokenError",
+    "MergeOptions",
+    "MigrationBlockedError",
     "MigrationError",
     "MigrationFailedError",
+    "MigrationHalfDoneError",
     "Migrations",
     "MigrationsLockedError",
     "MigrationsPendingError",
     "MultipleHeadsError",
     "NothingToMigrateError",
+    "PlaceOptions",
     "Revision",
+    "UndeclaredTablesError",
+    "UndroppableTableError",
     "UnknownRevisionError",
 ]

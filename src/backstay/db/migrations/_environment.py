@@ -5,60 +5,50 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import sqlalchemy as sa
-from alembic.autogenerate import produce_migrations, render_python_code
-from alembic.autogenerate.api import AutogenContext
 from alembic.operations import Operations
-from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext, MigrationInfo, RevisionStep
 from alembic.script import ScriptDirectory
-from alembic.script.revision import ResolutionError
-from alembic.util import CommandError, rev_id
+from alembic.script.revision import MultipleHeads, ResolutionError
+from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from backstay.db.migrations._defaults import PLUGIN, render_default
+from backstay.db._errors import sqlstate_of
+from backstay.db.migrations._blockers import find_blockers, list_invalid_indexes
 from backstay.db.migrations._errors import (
     BrokenMigrationError,
+    MigrationBlockedError,
     MigrationError,
     MigrationFailedError,
-    NothingToMigrateError,
+    MigrationHalfDoneError,
+    MultipleHeadsError,
     UnknownRevisionError,
 )
 from backstay.db.migrations._history import History
+from backstay.db.migrations._limits import begin_limited, pause, waiting_concurrently
 from backstay.db.migrations._locking import begin_alone, refuse_broken_keys
-from backstay.db.migrations._source import literal, roots, tidy
-from backstay.db.types import JSON, Enum, PortableType, UTCDateTime, Uuid
+from backstay.settings import MigrationSettings
 
-__all__ = ["downgrade", "upgrade", "write_revision"]
+__all__ = ["configure", "downgrade", "explained", "load", "upgrade"]
 
 _logger = logging.getLogger("backstay.db.migrations")
 
 _FILE_NAME = "%(year)d%(month).2d%(day).2d_%(hour).2d%(minute).2d_%(slug)s_%(rev)s"
 _RELATIVE = re.compile(r"[+-]\d+$")
-# What a database reports where a model said a portable type; elsewhere the database's own word stays.
-_REFLECTED: tuple[tuple[type[sa.types.TypeEngine[Any]], PortableType[Any]], ...] = (
-    (sa.DateTime, UTCDateTime()),
-    (sa.Uuid, Uuid()),
-    (sa.JSON, JSON()),
-)
-_PLUGINS = ("alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", PLUGIN)
 
 Plan = Callable[[tuple[str, ...]], Sequence[RevisionStep]]
 
 
 def upgrade(
-    connection: Connection, versions: Path, history: History, *, target: str, wait: timedelta
+    connection: Connection, versions: Path, history: History, *, target: str, settings: MigrationSettings
 ) -> tuple[str, ...]:
     """Run migrations up to a target, each in its transaction; return the ids of those that ran."""
-    scripts = _load(versions)
+    scripts = load(versions)
 
     def plan(heads: tuple[str, ...]) -> Sequence[RevisionStep]:
         nonlocal target
@@ -67,28 +57,34 @@ def upgrade(
             target = str(steps[-1].info.up_revision_id)
         return steps
 
-    with _explained(versions, history):
-        return tuple(_run(connection, scripts, plan, wait))
+    run = _Run(connection, scripts, settings)
+    with explained(versions, history, run):
+        return tuple(run.each(plan))
 
 
 def downgrade(
-    connection: Connection, versions: Path, history: History, *, target: str, wait: timedelta
+    connection: Connection, versions: Path, history: History, *, target: str, settings: MigrationSettings
 ) -> tuple[str, ...]:
     """Take migrations back down to a target, each in its transaction; return the ids of those taken back."""
-    scripts = _load(versions)
+    scripts = load(versions)
     planned: list[RevisionStep] | None = None
+    done: list[str] = []
 
     def plan(heads: tuple[str, ...]) -> Sequence[RevisionStep]:
         nonlocal planned
         if planned is None:
             planned = scripts._downgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001 - as its command
-        return [planned.pop(0)] if planned else []
+        return planned[len(done) :]
 
-    with _explained(versions, history):
-        return tuple(_run(connection, scripts, plan, wait))
+    run = _Run(connection, scripts, settings)
+    with explained(versions, history, run):
+        for revision in run.each(plan):
+            done.append(revision)  # noqa: PERF402 - the plan looks at it meanwhile
+    return tuple(done)
 
 
-def _load(versions: Path) -> ScriptDirectory:
+def load(versions: Path) -> ScriptDirectory:
+    """Return Alembic's view of the migration files, imported."""
     scripts = ScriptDirectory(
         Path(__file__).parent,
         file_template=_FILE_NAME,
@@ -106,54 +102,134 @@ def _load(versions: Path) -> ScriptDirectory:
     return scripts
 
 
-def _run(connection: Connection, scripts: ScriptDirectory, plan: Plan, wait: timedelta) -> Iterator[str]:
-    # Planning anew for each step, inside of its transaction, sees what another process has done meanwhile.
-    while ran := _run_one(connection, scripts, plan, wait):
-        yield ran
+class _Run:
+    """Several migrations, one after the other, and how far the present one has come."""
+
+    def __init__(self, connection: Connection, scripts: ScriptDirectory, settings: MigrationSettings) -> None:
+        self._connection = connection
+        self._scripts = scripts
+        self._settings = settings
+        self._invalid_before: dict[str, str] = {}
+        self.path = Path("alembic_version")
+        self.is_partly_committed = False
+
+    def each(self, plan: Plan) -> Iterator[str]:
+        """Run what is planned and yield the id of each that ran.
+
+        Planning anew for each step, inside of its transaction, sees what another process has done meanwhile.
+        """
+        while ran := self._try_one(plan):
+            yield ran
+
+    def _try_one(self, plan: Plan) -> str | None:
+        attempt = 1
+        while True:
+            try:
+                return self._run_one(plan)
+            except DBAPIError as error:
+                if not _gave_way(error) or self.is_partly_committed:
+                    raise
+                self._wait_after(error, attempt)
+            attempt += 1
+
+    def _wait_after(self, error: DBAPIError, attempt: int) -> None:
+        blockers = find_blockers(self._connection, error.statement or "")
+        if attempt == self._settings.attempts:
+            raise MigrationBlockedError(self.path, attempts=attempt, blockers=blockers) from error
+        _logger.warning(
+            "Migration %s did not get its lock and was rolled back; attempt %d of %d follows%s",
+            self.path.name,
+            attempt + 1,
+            self._settings.attempts,
+            "".join(f"; {blocker}" for blocker in blockers),
+        )
+        pause(self._connection, attempt=attempt)
+
+    def _run_one(self, plan: Plan) -> str | None:
+        ran: list[str] = []
+        self.is_partly_committed = False
+
+        def first_step(heads: tuple[str, ...], _: MigrationContext) -> Sequence[RevisionStep]:
+            steps = plan(heads)[:1]
+            self._name(steps)
+            return steps
+
+        def finish(*, step: MigrationInfo, **_: object) -> None:
+            refuse_broken_keys(self._connection)
+            ran.append(str(step.up_revision_id))
+
+        options = {"fn": first_step, "script": self._scripts, "on_version_apply": (finish,)}
+        context = configure(self._connection, options)
+        self._watch_blocks(context)
+        try:
+            begin_alone(self._connection, wait=self._settings.lock_wait)
+            begin_limited(self._connection, self._settings)
+            with Operations.context(context):
+                context.run_migrations()
+        finally:
+            self._connection.rollback()
+        for revision in ran:
+            _logger.info("Ran migration %s", revision)
+        return ran[0] if ran else None
+
+    def _name(self, steps: Sequence[RevisionStep]) -> None:
+        for step in steps:
+            script = self._scripts.get_revision(str(step.info.up_revision_id))
+            self.path = Path(script.path) if script else self.path
+
+    def _watch_blocks(self, context: MigrationContext) -> None:
+        if self._connection.dialect.name != "postgresql":
+            return
+        autocommit = context.autocommit_block
+
+        @contextmanager
+        def block() -> Iterator[None]:
+            if not self.is_partly_committed:
+                self._invalid_before = list_invalid_indexes(self._connection)
+            self.is_partly_committed = True
+            with autocommit(), waiting_concurrently(self._connection):
+                yield
+
+        context.autocommit_block = block  # type: ignore[method-assign]  # the same, and noted
+
+    def find_invalid_indexes(self) -> dict[str, str]:
+        """Return the indexes that the present migration has left invalid, with their tables."""
+        if self._connection.invalidated:
+            return {}
+        now = list_invalid_indexes(self._connection)
+        self._connection.rollback()
+        return {name: table for name, table in now.items() if name not in self._invalid_before}
 
 
-def _run_one(connection: Connection, scripts: ScriptDirectory, plan: Plan, wait: timedelta) -> str | None:
-    ran: list[str] = []
-
-    def finish(*, step: MigrationInfo, **_: object) -> None:
-        refuse_broken_keys(connection)
-        ran.append(str(step.up_revision_id))
-
-    def first_step(heads: tuple[str, ...], _: MigrationContext) -> Sequence[RevisionStep]:
-        return plan(heads)[:1]
-
-    context = _configure(connection, {"fn": first_step, "script": scripts, "on_version_apply": (finish,)})
-    try:
-        begin_alone(connection, wait=wait)
-        with Operations.context(context):
-            context.run_migrations()
-    finally:
-        connection.rollback()
-    for revision in ran:
-        _logger.info("Ran migration %s", revision)
-    return ran[0] if ran else None
+def _gave_way(error: DBAPIError) -> bool:
+    # A lock timeout, or a deadlock of which the server has chosen us as the victim.
+    return sqlstate_of(error) in ("55P03", "40P01")
 
 
-def _configure(connection: Connection, options: dict[str, Any]) -> MigrationContext:
-    is_sqlite = connection.dialect.name == "sqlite"
+def configure(connection: Connection, options: dict[str, Any]) -> MigrationContext:
+    """Return Alembic's context for a connection."""
     base = {"transaction_per_migration": True, "transactional_ddl": True}
     context = MigrationContext.configure(connection, opts={**base, **options})
-    if is_sqlite:
+    if connection.dialect.name == "sqlite":
         # SQLite needs no autocommit; Alembic's switch to it would leave the driver beginning by itself.
         context.autocommit_block = nullcontext  # type: ignore[method-assign,assignment]  # does less
     return context
 
 
 @contextmanager
-def _explained(versions: Path, history: History) -> Iterator[None]:
+def explained(versions: Path, history: History, run: _Run | None = None) -> Iterator[None]:
+    """Turn what Alembic or a migration raises into an error of ours that says what to do."""
     try:
         yield
     except MigrationError:
         raise
     except Exception as error:  # a migration is the user's code
         path, line = _place(error, versions)
+        if run is not None and run.is_partly_committed:
+            left = run.find_invalid_indexes()
+            raise MigrationHalfDoneError(run.path, line, _reason(error), invalid_indexes=left) from error
         if path is not None:
-            raise MigrationFailedError(path, line, _reason(error)) from error
+            raise _as_failure(error, path, line) from error
         if isinstance(error, CommandError):
             raise _as_migration_error(error, history) from error
         raise
@@ -167,6 +243,17 @@ def _place(error: BaseException, versions: Path) -> tuple[Path | None, int]:
     return None, 0
 
 
+def _as_failure(error: Exception, path: Path, line: int) -> MigrationFailedError:
+    reason = _reason(error)
+    if isinstance(error, DBAPIError) and "statement timeout" in reason:
+        way_out = (
+            "raise migrations.statement_timeout, or begin it with "
+            'op.execute("SET LOCAL statement_timeout = 0"),'
+        )
+        return MigrationFailedError(path, line, reason, way_out=way_out)
+    return MigrationFailedError(path, line, reason)
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, DBAPIError):
         return str(error.driver_exception)
@@ -174,129 +261,11 @@ def _reason(error: Exception) -> str:
 
 
 def _as_migration_error(error: CommandError, history: History) -> MigrationError:
-    if isinstance(error.__cause__, ResolutionError):
-        unknown = error.__cause__.argument
-        return UnknownRevisionError(str(unknown), history.ids)
-    return MigrationError(f"{error}.")
-
-
-def write_revision(
-    connection: Connection | None, versions: Path, *, metadata: sa.MetaData, message: str
-) -> Path:
-    """Write a migration file: what differs between models and database, or an empty one without a connection.
-
-    Raises:
-        NothingToMigrateError: They agree.
-    """
-    scripts = _load(versions)
-    parts = {"upgrades": "", "downgrades": "", "imports": ""}
-    if connection is not None:
-        parts = _differences(connection, metadata)
-    script = scripts.generate_revision(
-        rev_id(),
-        message,
-        docstring=_docstring(message),
-        literal=literal,
-        upgrades=parts["upgrades"],
-        downgrades=parts["downgrades"],
-        imports=parts["imports"],
+    cause = error.__cause__
+    if isinstance(cause, MultipleHeads):
+        return MultipleHeadsError(history.heads)
+    if isinstance(cause, ResolutionError):
+        return UnknownRevisionError(str(cause.argument), history.names)
+    return MigrationError(
+        f"{str(error).removesuffix('.')}.", hint="`backstay db history` lists the migrations."
     )
-    if script is None:  # pragma: no cover - only for a file name that is not a migration's
-        raise MigrationError(f"The migration {message!r} was not written.")
-    return Path(script.path)
-
-
-def _docstring(message: str) -> str:
-    line = " ".join(message.split()).replace("\\", "/").replace('"', "'")
-    return line.rstrip(".!?") + "."
-
-
-def _differences(connection: Connection, metadata: sa.MetaData) -> dict[str, str]:
-    imports: set[str] = set()
-    context = _configure(connection, _comparison(metadata))
-    with _warnings_logged():
-        script = produce_migrations(context, metadata)
-    if script.upgrade_ops is None or script.upgrade_ops.is_empty():
-        raise NothingToMigrateError
-    upgrades, downgrades = _render(script, context, imports)
-    return {
-        "upgrades": tidy(upgrades),
-        "downgrades": tidy(downgrades),
-        "imports": _import_lines(roots(upgrades) | roots(downgrades), imports),
-    }
-
-
-@contextmanager
-def _warnings_logged() -> Iterator[None]:
-    # What Alembic cannot compare, such as an index of expressions on SQLite, goes with the other log lines.
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        _logger.warning("%s", warning.message)
-
-
-def _comparison(metadata: sa.MetaData) -> dict[str, Any]:
-    return {
-        "target_metadata": metadata,
-        "compare_type": True,
-        "compare_server_default": True,
-        "include_object": _is_ours,
-        "autogenerate_plugins": _PLUGINS,
-    }
-
-
-def _is_ours(item: object, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
-    if kind == "table" and reflected and compare_to is None:
-        _logger.warning("Left the table %s alone: no model declares it", name)
-        return False
-    return True
-
-
-def _render(script: MigrationScript, context: MigrationContext, imports: set[str]) -> tuple[str, str]:
-    def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[False]:
-        if kind == "server_default":
-            return render_default(item)
-        return _render_type(item, imports) if kind == "type" else False
-
-    upgrades, downgrades = (
-        # The first line comes without its indentation.
-        "    "
-        + render_python_code(
-            operations,
-            render_as_batch=True,
-            render_item=render_item,
-            migration_context=context,
-        )
-        for operations in (script.upgrade_ops, script.downgrade_ops)
-        if operations is not None
-    )
-    return upgrades, downgrades
-
-
-def _render_type(column_type: object, imports: set[str]) -> str | Literal[False]:
-    if isinstance(column_type, Enum):
-        return "sa.String()"
-    portable = column_type if isinstance(column_type, PortableType) else _portable(column_type)
-    module = type(portable or column_type).__module__
-    if not module.startswith("sqlalchemy."):
-        imports.add(module)
-    return False if portable is None else f"{module}.{portable!r}"
-
-
-def _portable(column_type: object) -> PortableType[Any] | None:
-    # A type that was read from the database is spelled in capitals.
-    if type(column_type).__name__.isupper() and type(column_type) is not sa.JSON:
-        return next((ours for theirs, ours in _REFLECTED if isinstance(column_type, theirs)), None)
-    return None
-
-
-def _import_lines(names: Collection[str], modules: Collection[str]) -> str:
-    plain = {f"import {module}" for module in modules}
-    if "sa" in names:
-        plain.add("import sqlalchemy as sa")
-    lines = [*sorted(plain), "from alembic import op"]
-    dialects = sorted({"postgresql", "sqlite"}.intersection(names))
-    if dialects:
-        lines.append(f"from sqlalchemy.dialects import {', '.join(dialects)}")
-    return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import inspect, text
@@ -26,6 +26,11 @@ class History:
     def ids(self) -> tuple[str, ...]:
         """Every revision's id."""
         return tuple(revision.id for revision in self.revisions)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every revision's id, and every branch label."""
+        return self.ids + tuple(label for revision in self.revisions for label in revision.branch_labels)
 
     @property
     def heads(self) -> tuple[Revision, ...]:
@@ -71,7 +76,7 @@ def read_history(versions: Path) -> History:
                 hint="Give one of them another.",
             )
         revisions[revision.id] = revision
-    return History(tuple(_parents_first(revisions)))
+    return History(tuple(_parents_first(_without_labels(revisions))))
 
 
 def _read_file(path: Path) -> Revision:
@@ -85,7 +90,8 @@ def _read_file(path: Path) -> Revision:
         raise BrokenMigrationError(path, 1, 'it does not say which it is, as in revision = "1a2b3c".')
     message = (ast.get_docstring(module) or "").partition("\n")[0].removesuffix(".")
     parents, depends_on = _texts(path, said.get("down_revision")), _texts(path, said.get("depends_on"))
-    return Revision(id=ids[0], parents=parents, depends_on=depends_on, message=message, path=path)
+    labels = _texts(path, said.get("branch_labels"))
+    return Revision(ids[0], parents, depends_on, message=message, path=path, branch_labels=labels)
 
 
 def _assignments(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
@@ -113,6 +119,31 @@ def _texts(path: Path, node: ast.expr | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def _without_labels(revisions: dict[str, Revision]) -> dict[str, Revision]:
+    """Return the revisions with the labels in `depends_on` replaced by the ids of those that bear them."""
+    known = {one: one for one in revisions}
+    for revision in revisions.values():
+        for label in revision.branch_labels:
+            if label in known:
+                other = revisions[known[label]].path.name
+                raise MigrationError(
+                    f"{other} and {revision.path.name} both claim the name {label!r}.",
+                    hint="Give one of their branches another label.",
+                )
+            known[label] = revision.id
+    return {one: _resolve(revision, known) for one, revision in revisions.items()}
+
+
+def _resolve(revision: Revision, known: dict[str, str]) -> Revision:
+    for other in revision.depends_on:
+        if other not in known:
+            raise MigrationError(
+                f"{revision.path.name} depends on {other!r}, which is neither a revision nor a branch label.",
+                hint="Bring that file back, or correct depends_on.",
+            )
+    return replace(revision, depends_on=tuple(known[other] for other in revision.depends_on))
+
+
 def _parents_first(revisions: dict[str, Revision]) -> Iterator[Revision]:
     waiting, done = dict(revisions), set[str]()
     while waiting:
@@ -132,8 +163,7 @@ def _before(revision: Revision, revisions: dict[str, Revision]) -> tuple[str, ..
                 f"{revision.path.name} follows the revision {parent!r}, which no file has.",
                 hint="Bring that file back, or correct down_revision.",
             )
-    # A dependency may be the label of a branch, which is Alembic's to resolve.
-    return revision.parents + tuple(other for other in revision.depends_on if other in revisions)
+    return revision.parents + revision.depends_on
 
 
 def read_current(connection: Connection) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
-__all__ = ["Revision"]
+__all__ = ["MergeOptions", "PlaceOptions", "Revision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Revision:
     Attributes:
         parents: The revisions it follows: none for the first, two or more for a merge.
         depends_on: Revisions of other branches that must be there before it.
+        branch_labels: Names that it gives to the branch which begins with it.
         message: The first line of its docstring.
     """
 
@@ -23,3 +25,18 @@ class Revision:
     depends_on: tuple[str, ...]
     message: str
     path: Path
+    branch_labels: tuple[str, ...] = ()
+
+
+class MergeOptions(TypedDict, total=False):
+    """What may be said about a migration that joins branches."""
+
+    branch_label: str | None
+    splice: bool
+
+
+class PlaceOptions(MergeOptions, total=False):
+    """Where a migration goes in the history."""
+
+    head: str
+    depends_on: tuple[str, ...]

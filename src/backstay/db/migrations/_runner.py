@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,6 +15,7 @@ import anyio
 from sqlalchemy import MetaData
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing_extensions import Unpack
 
 from backstay.db.migrations._errors import (
     MigrationError,
@@ -25,9 +25,11 @@ from backstay.db.migrations._errors import (
     UnknownRevisionError,
 )
 from backstay.db.migrations._history import History, read_current, read_history
+from backstay.db.migrations._limits import limited
 from backstay.db.migrations._locking import migrating_alone
-from backstay.db.migrations._revision import Revision
+from backstay.db.migrations._revision import MergeOptions, PlaceOptions, Revision
 from backstay.errors import UsageError
+from backstay.settings import MigrationSettings
 
 __all__ = ["Migrations"]
 
@@ -36,6 +38,7 @@ _logger = logging.getLogger("backstay.db.migrations")
 # Alembic's `op` is one for the process: two runs at once would send one's statements to the other's database.
 _OP = threading.Lock()
 _INTERRUPT_SECONDS = 0.05
+_FEWEST_TO_MERGE = 2
 
 T = TypeVar("T")
 
@@ -50,15 +53,15 @@ class Migrations:
     Args:
         metadata: Where the models' tables are: `Model.metadata`. Import the models before you write one.
         directory: The folder that holds `versions`; it need not exist before the first migration is written.
-        lock_wait: How long to wait for another process that is migrating.
+        settings: Time limits, attempts, and the tables that are somebody else's; the defaults when None.
     """
 
     def __init__(
-        self, metadata: MetaData, directory: Path, *, lock_wait: timedelta = timedelta(minutes=5)
+        self, metadata: MetaData, directory: Path, *, settings: MigrationSettings | None = None
     ) -> None:
         self._metadata = metadata
         self._versions = Path(directory).absolute() / "versions"
-        self._lock_wait = lock_wait
+        self._settings = settings or MigrationSettings()
 
     def history(self) -> tuple[Revision, ...]:
         """Return all migrations, newest first.
@@ -122,11 +125,12 @@ class Migrations:
 
         Args:
             connection: One that is in no transaction.
-            revision: Where to go: `head`, an id or its beginning, or a number of steps such as `+1`.
+            revision: Where to go: `head`, an id or its beginning, a number of steps such as `+1`, `heads` for
+                all branches, or `label@head` for one.
 
         Raises:
-            MigrationError: A migration failed and was rolled back, the target is unknown, another process
-                holds the lock; see the error's class.
+            MigrationError: A migration failed, did not get its locks or left a part behind, the target is
+                unknown, another process holds the lock; see the error's class.
         """
         with self._op_for_us():
             return self._move("upgrade", revision, connection)
@@ -141,7 +145,8 @@ class Migrations:
 
         Args:
             connection: One that is in no transaction.
-            revision: Where to go: `base`, an id or its beginning, or a number of steps such as `-1`.
+            revision: Where to go: `base`, an id or its beginning, a number of steps such as `-1`, or within
+                one branch `label@-1` and `label@base`.
 
         Raises:
             MigrationError: As for `upgrade_on`.
@@ -149,40 +154,122 @@ class Migrations:
         with self._op_for_us():
             return self._move("downgrade", revision, connection)
 
-    async def revision(self, engine: AsyncEngine, *, message: str, autogenerate: bool = True) -> Path:
+    async def revision(
+        self,
+        engine: AsyncEngine,
+        *,
+        message: str,
+        autogenerate: bool = True,
+        drop: Collection[str] = (),
+        **options: Unpack[PlaceOptions],
+    ) -> Path:
         """Write the next migration and return its path; see `revision_on`."""
-        return await _on_connection(
-            engine, partial(self.revision_on, message=message, autogenerate=autogenerate)
-        )
+        write = partial(self.revision_on, message=message, autogenerate=autogenerate, drop=drop, **options)
+        return await _on_connection(engine, write)
 
-    def revision_on(self, connection: Connection, *, message: str, autogenerate: bool = True) -> Path:
+    def revision_on(
+        self,
+        connection: Connection,
+        *,
+        message: str,
+        autogenerate: bool = True,
+        drop: Collection[str] = (),
+        **options: Unpack[PlaceOptions],
+    ) -> Path:
         """Write the next migration and return its path.
-
-        Tables that no model declares are left alone, and named in a warning.
 
         Args:
             connection: One that is in no transaction, on a database that has all migrations so far.
             message: What it does, for its name and docstring.
             autogenerate: Whether to write what differs between the models and the database; else it is empty.
+            drop: Tables to drop that no model declares any more; the downgrade makes them again, empty.
+            **options: `head`, what it follows, `head` unless told: an id, `label@head`, `base` for one that
+                follows none. `splice` lets that be one that others follow already. `branch_label` names the
+                branch that begins with it, `depends_on` revisions of other branches that it needs.
 
         Raises:
             MigrationsPendingError: The database is behind, so the difference would contain what is written.
+            MultipleHeadsError: It is not said which of the heads it follows.
             NothingToMigrateError: Models and database agree; no file was written.
+            UndeclaredTablesError: The database has tables that no model declares.
+            UndroppableTableError: A table in `drop` is declared by a model, or is not there.
         """
-        from backstay.db.migrations import _environment  # noqa: PLC0415 - Alembic is paid for when it is used
+        from backstay.db.migrations import _writing  # noqa: PLC0415 - Alembic is paid for when it is used
 
         history = self._history()
         if not any(character.isalnum() for character in message):
             raise MigrationError("A migration needs a message, for its name.")
-        if len(history.heads) > 1:
+        place = _writing.Place(**options)
+        if place.head == "head" and len(history.heads) > 1:
             raise MultipleHeadsError(history.heads)
+        body = _writing.Body()
         with _left_as_found(connection):
-            if autogenerate and (pending := history.pending(read_current(connection))):
-                raise MigrationsPendingError(pending)
-            compared = connection if autogenerate else None
-            return _environment.write_revision(
-                compared, self._versions, metadata=self._metadata, message=message
+            if autogenerate:
+                self._refuse_pending(connection, history)
+                body = _writing.render_differences(
+                    connection, self._metadata, drop=drop, foreign=self._settings.foreign_tables
+                )
+        return _writing.write_file(self._versions, history, message=message, place=place, body=body)
+
+    def merge(
+        self, *, message: str = "merge", revisions: Sequence[str] = (), **options: Unpack[MergeOptions]
+    ) -> Path:
+        """Write a migration that joins branches and does nothing else; return its path. No database is asked.
+
+        Args:
+            message: What it does, for its name and docstring.
+            revisions: What it joins: ids, branch labels, `label@head`. All heads when empty.
+            **options: `branch_label` names what follows it; `splice` lets it join what others follow already.
+
+        Raises:
+            MigrationError: There are fewer than two, one of them is unknown, or is no head.
+        """
+        from backstay.db.migrations import _writing  # noqa: PLC0415 - Alembic is paid for when it is used
+
+        history = self._history()
+        joined = tuple(revisions) or tuple(head.id for head in history.heads)
+        if len(joined) < _FEWEST_TO_MERGE and joined != ("heads",):
+            raise MigrationError(
+                "There is nothing to merge: a merge joins two migrations or more.",
+                hint="`backstay db history` lists them.",
             )
+        place = _writing.Place(head=joined, **options)
+        return _writing.write_file(
+            self._versions, history, message=message, place=place, body=_writing.Body()
+        )
+
+    async def check(self, engine: AsyncEngine) -> tuple[str, ...]:
+        """Return what keeps files, database and models from agreeing; see `check_on`."""
+        return await _on_connection(engine, self.check_on)
+
+    def check_on(self, connection: Connection) -> tuple[str, ...]:
+        """Return what keeps files, database and models from agreeing, one line each; none when they agree.
+
+        Several heads, pending migrations, and whatever differs between the models and the database, CHECK
+        constraints included. The models are compared when nothing is pending: before, they differ by what is.
+
+        Args:
+            connection: One that is in no transaction. Nothing is changed.
+
+        Raises:
+            UnknownRevisionError: The database was migrated by other code.
+        """
+        history = self._history()
+        findings = [f"head {head.path.name}: one of {len(history.heads)}" for head in history.heads]
+        findings = findings if len(history.heads) > 1 else []
+        with _left_as_found(connection):
+            pending = history.pending(read_current(connection))
+            if pending:
+                findings += [f"migration {revision.path.name}: pending" for revision in pending]
+                return tuple(findings)
+            from backstay.db.migrations import _drift  # noqa: PLC0415 - Alembic is paid for when it is used
+
+            drift = _drift.describe_drift(connection, self._metadata, foreign=self._settings.foreign_tables)
+        return (*findings, *drift)
+
+    def _refuse_pending(self, connection: Connection, history: History) -> None:
+        if pending := history.pending(read_current(connection)):
+            raise MigrationsPendingError(pending)
 
     def _history(self) -> History:
         return read_history(self._versions)
@@ -198,15 +285,17 @@ class Migrations:
         with _left_as_found(connection):
             history.find(read_current(connection))
         move = _environment.upgrade if direction == "upgrade" else _environment.downgrade
-        with migrating_alone(connection, wait=self._lock_wait):
-            ids = move(connection, self._versions, history, target=revision, wait=self._lock_wait)
+        settings = self._settings
+        with migrating_alone(connection, wait=settings.lock_wait), limited(connection, settings):
+            ids = move(connection, self._versions, history, target=revision, settings=settings)
         revisions = {one.id: one for one in history.revisions}
         return tuple(revisions[one] for one in ids)
 
     @contextmanager
     def _op_for_us(self) -> Iterator[None]:
-        if not _OP.acquire(timeout=self._lock_wait.total_seconds()):
-            raise MigrationsLockedError(self._lock_wait)
+        wait = self._settings.lock_wait
+        if not _OP.acquire(timeout=wait.total_seconds()):
+            raise MigrationsLockedError(wait)
         try:
             yield
         finally:
