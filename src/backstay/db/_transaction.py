@@ -285,8 +285,14 @@ def _notice_error(context: ExceptionContext) -> None:
     error = context.sqlalchemy_exception or context.original_exception
     if connection.info.get(_COMMITTING):
         _end_failed_commit(connection, error)
-    elif connection.dialect.name != "postgresql" or sqlstate_of(error) is not None:
+    elif _aborts_transaction(connection, error):
         connection.info[_FAILED] = True
+
+
+def _aborts_transaction(connection: Connection, error: BaseException) -> bool:
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        return False  # as in the autocommit block of a migration: each statement stands alone
+    return connection.dialect.name != "postgresql" or sqlstate_of(error) is not None
 
 
 def _end_failed_commit(connection: Connection, error: BaseException) -> None:

@@ -143,7 +143,7 @@ class TestUndeclaredTables:
 def aged(*inside: sa.CheckConstraint, beside: sa.CheckConstraint | None = None) -> sa.MetaData:
     """People with an age, checked inside of the column or beside it; without a naming convention."""
     metadata = sa.MetaData()
-    age = sa.Column("age", Integer(), *inside)
+    age: sa.Column[Any] = sa.Column("age", Integer(), *inside)
     people = sa.Table("people", metadata, sa.Column("id", Integer(), primary_key=True), age)
     if beside is not None:
         people.append_constraint(beside)

@@ -39,6 +39,8 @@ __all__ = ["configure", "downgrade", "explained", "load", "upgrade"]
 _logger = logging.getLogger("backstay.db.migrations")
 
 _FILE_NAME = "%(year)d%(month).2d%(day).2d_%(hour).2d%(minute).2d_%(slug)s_%(rev)s"
+_NOT_A_HEAD = re.compile(r"Revision (\S+) is not a head revision")
+_STEPS_BACK = re.compile(r"-(\d+)")
 _RELATIVE = re.compile(r"[+-]\d+$")
 
 Plan = Callable[[tuple[str, ...]], Sequence[RevisionStep]]
@@ -73,7 +75,7 @@ def downgrade(
     def plan(heads: tuple[str, ...]) -> Sequence[RevisionStep]:
         nonlocal planned
         if planned is None:
-            planned = scripts._downgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001 - as its command
+            planned = _plan_downgrade(scripts, history, target, heads)
         return planned[len(done) :]
 
     run = _Run(connection, scripts, settings)
@@ -81,6 +83,17 @@ def downgrade(
         for revision in run.each(plan):
             done.append(revision)  # noqa: PERF402 - the plan looks at it meanwhile
     return tuple(done)
+
+
+def _plan_downgrade(
+    scripts: ScriptDirectory, history: History, target: str, heads: tuple[str, ...]
+) -> list[RevisionStep]:
+    back = _STEPS_BACK.fullmatch(target)
+    if back is None:
+        return scripts._downgrade_revs(target, heads)  # type: ignore[arg-type]  # noqa: SLF001 - as its command
+    # Alembic refuses to go back from a merge, and guesses where the database is at two migrations.
+    steps = scripts._downgrade_revs("base", heads)  # type: ignore[arg-type]  # noqa: SLF001 - as its command
+    return steps[: history.count_back(heads, int(back[1]))]
 
 
 def load(versions: Path) -> ScriptDirectory:
@@ -262,6 +275,11 @@ def _reason(error: Exception) -> str:
 
 def _as_migration_error(error: CommandError, history: History) -> MigrationError:
     cause = error.__cause__
+    if found := _NOT_A_HEAD.search(str(error)):
+        return MigrationError(
+            f"The migration {found[1]!r} is not a head: others follow it.",
+            hint="Add --splice to begin a branch there, or follow a head.",
+        )
     if isinstance(cause, MultipleHeads):
         return MultipleHeadsError(history.heads)
     if isinstance(cause, ResolutionError):

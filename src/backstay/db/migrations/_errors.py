@@ -105,10 +105,10 @@ class MigrationHalfDoneError(MigrationError):
 
 
 def _describe_repair(invalid_indexes: Sequence[str]) -> str:
-    drops = "".join(f"DROP INDEX CONCURRENTLY {name}; " for name in invalid_indexes)
-    if drops:
-        return f"Send the database {drops}mend what failed, and run the command again."
-    return "Take that part back by hand, or let the migration skip what is there, and run the command again."
+    if not invalid_indexes:
+        return "Take that part back by hand, or let the migration skip it; then run the command again."
+    drops = "; ".join(f"DROP INDEX CONCURRENTLY {name}" for name in invalid_indexes)
+    return f"Run in the database: {drops}; then mend what failed and run the command again."
 
 
 class MigrationsLockedError(MigrationError):

@@ -60,6 +60,28 @@ class History:
                 done.update(revision.parents, revision.depends_on)
         return tuple(revision for revision in self.revisions if revision.id not in done)
 
+    def count_back(self, current: Collection[str], steps: int) -> int:
+        """Return the number of steps, if it is clear which migration each of them takes back.
+
+        Raises:
+            MigrationError: There are fewer, or a step could take back one of several.
+        """
+        known, at = {revision.id: revision for revision in self.revisions}, set(current)
+        for _ in range(steps):
+            if not at:
+                raise MigrationError(
+                    f"The database is fewer than {steps} migrations above its beginning.",
+                    hint="To take all of them back: backstay db downgrade base",
+                )
+            if len(at) > 1:
+                raise MigrationError(
+                    f"It is not clear which of {', '.join(sorted(at))} to take back first.",
+                    hint="Name the migration to go back to, or the steps of one branch, as in label@-1.",
+                )
+            revision = known[at.pop()]
+            at.update(revision.parents, revision.depends_on)
+        return steps
+
 
 def read_history(versions: Path) -> History:
     """Return the migrations of a directory; none when it does not exist.

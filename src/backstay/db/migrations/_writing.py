@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class Body:
 
 def write_file(versions: Path, history: History, *, message: str, place: Place, body: Body) -> Path:
     """Write a migration file and return its path."""
+    if place.branch_label is not None:
+        _refuse_label(place.branch_label, history)
     scripts = load(versions)
     with explained(versions, history):
         script = scripts.generate_revision(
@@ -79,6 +82,20 @@ def write_file(versions: Path, history: History, *, message: str, place: Place, 
     if script is None:  # pragma: no cover - only for a file name that is not a migration's
         raise MigrationError(f"The migration {message!r} was not written.")
     return Path(script.path)
+
+
+def _refuse_label(label: str, history: History) -> None:
+    # Alembic notices when the file is written already.
+    if label in history.names:
+        raise MigrationError(f"The branch label {label!r} is taken.", hint="Choose another.")
+    if not _LABEL.fullmatch(label) or label in _RESERVED:
+        raise MigrationError(
+            f"{label!r} cannot be a branch label.", hint="Take one word of letters, digits, - and _."
+        )
+
+
+_LABEL = re.compile(r"[A-Za-z][\w-]*")
+_RESERVED = ("base", "current", "head", "heads")
 
 
 def _docstring(message: str) -> str:
