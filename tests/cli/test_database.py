@@ -212,3 +212,143 @@ def test_code_of_a_migration_that_raises_is_told_with_its_place(project: Any, ba
     assert outcome.code == 1
     assert "first.py, line 9" in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def _write_branches(project: Any) -> None:
+    project.add_migration("root", after=None, statement="CREATE TABLE root (a integer)")
+    project.add_migration("left", after="root", statement="CREATE TABLE left_side (a integer)")
+    project.add_migration("right", after="root", statement="CREATE TABLE right_side (a integer)")
+
+
+@on_both_databases
+def test_two_heads_are_refused_and_joined_by_the_command_that_is_named(
+    project: Any, backstay: Any, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setenv("TINY_DATABASE__URL", database_url)
+    _write_branches(project)
+
+    refused = backstay("db", "upgrade")
+    merged = backstay("db", "merge", "-m", "join sides")
+    upgraded = backstay("db", "upgrade")
+
+    assert refused.code == 1
+    assert refused.err.startswith(
+        "error: 2 migrations claim to be the last: left.py, right.py.\nhint: Join them: backstay db merge."
+    )
+    path = Path(merged.out.removesuffix("\n"))
+    assert (merged.code, merged.err) == (0, "Run: backstay db upgrade\n")
+    assert "join_sides" in path.name
+    assert upgraded.code == 0
+    assert upgraded.err.endswith("join sides: ran\n")
+
+
+def test_a_branch_is_written_with_its_label_and_shown_with_it(project: Any, backstay: Any) -> None:
+    _write_branches(project)
+
+    written = backstay(
+        "db", "revision", "-m", "more", "--empty", "--head", "left", "--branch-label", "port",
+        "--depends-on", "right",
+    )  # fmt: skip
+    history = backstay("db", "history")
+    upgraded = backstay("db", "upgrade", "port@head")
+
+    assert written.code == 0
+    assert history.out.splitlines()[0].endswith("  more  (port)")
+    assert upgraded.code == 0
+    assert upgraded.err.endswith("more  (port): ran\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("revision", "-m", "x", "--empty"), "2 migrations claim to be the last: left.py, right.py."),
+        (("revision", "-m", "x", "--empty", "--head", "rihgt"), "No migration has the revision 'rihgt'."),
+        (("revision", "-m", "x", "--empty", "--head", "root"), "The migration 'root' is not a head"),
+        (("revision", "-m", "x", "--empty", "--head", "left", "--branch-label", "a b"), "'a b' cannot be"),
+        (("revision", "-m", "x", "--empty", "--head", "left", "--depends-on", "keel"), "No migration has"),
+        (("merge", "left"), "There is nothing to merge"),
+        (("merge", "left", "rihgt"), "No migration has the revision 'rihgt'."),
+        (("merge", "left", "root"), "The migration 'root' is not a head"),
+        (("merge", "-m", "..."), "A migration needs a message"),
+        (("upgrade", "keel@head"), "No migration has the revision 'keel'."),
+        (("downgrade", "keel@-1"), "No migration has the revision 'keel'."),
+    ],
+)
+def test_mistakes_with_branches_are_told_with_a_way_out(
+    project: Any, backstay: Any, arguments: tuple[str, ...], message: str
+) -> None:
+    _write_branches(project)
+    before = set((project.folder / "migrations" / "versions").iterdir())
+
+    outcome = backstay("db", *arguments)
+
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.startswith(f"error: {message}")
+    assert "\nhint: " in outcome.err
+    assert set((project.folder / "migrations" / "versions").glob("*.py")) == {
+        path for path in before if path.suffix == ".py"
+    }
+
+
+@on_both_databases
+def test_a_table_that_no_model_declares_is_refused_kept_or_dropped(
+    migrated_project: Any, backstay: Any, backstay_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backstay("db", "upgrade")
+
+    refused = backstay("db", "revision", "-m", "more")
+    unknown = backstay("db", "revision", "-m", "drop", "--drop", "frist")
+    dropped = backstay("db", "revision", "-m", "drop", "--drop", "first", "--drop", "second")
+    backstay("db", "upgrade")
+    backstay("db", "downgrade", "-1")
+    Path(dropped.out.removesuffix("\n")).unlink()
+    monkeypatch.setenv("TINY_MIGRATIONS__FOREIGN_TABLES", "fir*,second")
+    kept = backstay_process("db", "revision", "-m", "more")
+
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == (
+        "error: No imported model declares first, second, so the migration would drop them.\n"
+        "hint: Import the model; or drop it with --drop first; or, if it is somebody else's, name it in the "
+        "setting migrations.foreign_tables.\n"
+    )
+    assert dropped.code == 0
+    assert unknown.err.startswith(
+        "error: The table 'frist' cannot be dropped: the database has no such table."
+    )
+    assert kept.code == 1
+    assert kept.err.startswith("error: The models and the database agree: there is nothing to migrate.\n")
+
+
+@on_both_databases
+def test_the_check_lists_what_differs_and_gives_the_exit_code(
+    migrated_project: Any, backstay: Any, backstay_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = backstay("db", "check")
+    backstay("db", "upgrade")
+    different = backstay("db", "check")
+    monkeypatch.setenv("TINY_MIGRATIONS__FOREIGN_TABLES", "first,second")
+    clean = backstay_process("db", "check")
+
+    assert (pending.code, pending.out) == (
+        1,
+        "migration first.py: pending\nmigration second.py: pending\n",
+    )
+    assert pending.err.endswith("hint: Run the migrations, then check again: backstay db upgrade\n")
+    assert (different.code, different.out) == (
+        1,
+        "table first: only in the database, no model declares it\n"
+        "table second: only in the database, no model declares it\n",
+    )
+    assert different.err.endswith('hint: Write the migration: backstay db revision -m "..."\n')
+    assert (clean.code, clean.out) == (0, "")
+    assert clean.err.endswith("Models, migrations and database agree.\n")
+
+
+def test_the_check_tells_two_heads(project: Any, backstay: Any) -> None:
+    _write_branches(project)
+
+    outcome = backstay("db", "check")
+
+    assert outcome.code == 1
+    assert outcome.out.startswith("head left.py: one of 2\nhead right.py: one of 2\n")
+    assert outcome.err.endswith("hint: Join the heads: backstay db merge\n")

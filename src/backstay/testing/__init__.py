@@ -10,6 +10,7 @@ In the top `conftest.py`: `pytest_plugins = ["backstay.testing"]`. Then tests ma
     settings        the project's settings for this test; `database_url` is in them
     events          what happened in the test
     assert_queries  how many statements a block sends
+    migrations_check  the whole history up, down and up, and then no difference to the models
 
 and override `app`, `settings`, `metadata` or `database_template`. Async tests and fixtures need no mark. A
 test that fails can be repeated alone: what a `RowFactory` makes up depends on the test's id only.
@@ -22,17 +23,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backstay.testing.apps import LiveServer
+from backstay.testing.migrations import MigrationsCheck
 from backstay.testing.recording import Events, assert_queries
 
 if TYPE_CHECKING:
     from backstay.testing.factories import RowFactory, factory_for
 
-__all__ = ["Events", "LiveServer", "RowFactory", "assert_queries", "factory_for"]
+__all__ = ["Events", "LiveServer", "MigrationsCheck", "RowFactory", "assert_queries", "factory_for"]
 
 pytest_plugins = [
     "backstay.testing.event_loop",
     "backstay.testing.databases",
     "backstay.testing.apps",
+    "backstay.testing.migrations",
     "backstay.testing.recording",
     "backstay.testing.seeding",
 ]

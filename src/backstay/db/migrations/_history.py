@@ -60,6 +60,16 @@ class History:
                 done.update(revision.parents, revision.depends_on)
         return tuple(revision for revision in self.revisions if revision.id not in done)
 
+    def refuse_unknown_branch(self, target: str) -> None:
+        """Check what stands before the @ of a target such as `label@-1`.
+
+        Raises:
+            UnknownRevisionError: It is neither a label nor a revision.
+        """
+        branch, at, _ = target.rpartition("@")
+        if at and not any(name.startswith(branch) for name in self.names):
+            raise UnknownRevisionError(branch, self.names)
+
     def count_back(self, current: Collection[str], steps: int) -> int:
         """Return the number of steps, if it is clear which migration each of them takes back.
 

@@ -197,8 +197,7 @@ class Migrations:
         from backstay.db.migrations import _writing  # noqa: PLC0415 - Alembic is paid for when it is used
 
         history = self._history()
-        if not any(character.isalnum() for character in message):
-            raise MigrationError("A migration needs a message, for its name.")
+        _refuse_empty(message)
         place = _writing.Place(**options)
         if place.head == "head" and len(history.heads) > 1:
             raise MultipleHeadsError(history.heads)
@@ -227,6 +226,7 @@ class Migrations:
         from backstay.db.migrations import _writing  # noqa: PLC0415 - Alembic is paid for when it is used
 
         history = self._history()
+        _refuse_empty(message)
         joined = tuple(revisions) or tuple(head.id for head in history.heads)
         if len(joined) < _FEWEST_TO_MERGE and joined != ("heads",):
             raise MigrationError(
@@ -282,6 +282,7 @@ class Migrations:
         history = self._history()
         if len(history.heads) > 1 and (revision == "head" or revision.startswith("+")):
             raise MultipleHeadsError(history.heads)
+        history.refuse_unknown_branch(revision)
         with _left_as_found(connection):
             history.find(read_current(connection))
         move = _environment.upgrade if direction == "upgrade" else _environment.downgrade
@@ -300,6 +301,11 @@ class Migrations:
             yield
         finally:
             _OP.release()
+
+
+def _refuse_empty(message: str) -> None:
+    if not any(character.isalnum() for character in message):
+        raise MigrationError("A migration needs a message, for its name.", hint='Say it with -m "add users".')
 
 
 async def _on_connection(engine: AsyncEngine, act: Callable[[Connection], T]) -> T:
