@@ -155,7 +155,10 @@ def current(app: AppOption = None, traceback: TracebackOption = False) -> None:
 
 @database_commands.command()
 def check(app: AppOption = None, traceback: TracebackOption = False) -> None:
-    """List what differs between models, migrations and database; exit code 1 when something does."""
+    """List what differs between models and database.
+
+    Two heads and pending migrations count too. The exit code is 1 when there is anything to list.
+    """
     from backstay.cli.database import check_database
 
     with reporting(traceback=traceback):

@@ -125,8 +125,9 @@ _DATABASE_URL: Final = re.compile(r"(?:sqlite(?:\+\w+)?://(?:/|\?|$)|postgresql(
 class MigrationSettings(SettingsSection):
     """How long migrations wait and are tried, and which tables are none of theirs."""
 
+    # Shorter than database.lock_timeout and pool_timeout: who queues behind a migration waits, and is served.
     lock_timeout: Duration = Field(
-        default=timedelta(seconds=2),
+        default=timedelta(seconds=1),
         description="PostgreSQL: how long a migration waits for a lock. Those who come to the table later "
         "wait as long.",
     )
