@@ -1,7 +1,9 @@
 """Tables that no model declares, and CHECK constraints: what Alembic drops, and what it loses."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -159,6 +161,15 @@ async def add_person(engine: AsyncEngine, *, age: int) -> None:
         await connection.execute(sa.text("INSERT INTO people (age) VALUES (:age)"), {"age": age})
 
 
+@pytest.fixture
+async def role(engine: AsyncEngine) -> AsyncIterator[str]:
+    """A user without rights."""
+    name = f"backstay_test_{uuid4().hex}"
+    await run(engine, f"CREATE ROLE {name}")
+    yield name
+    await run(engine, f"DROP ROLE {name}")
+
+
 class TestChecks:
     @pytest.mark.parametrize("name", [None, "ck_age"])
     async def test_a_check_inside_of_a_column_that_alembic_loses_is_found(
@@ -267,6 +278,40 @@ class TestChecks:
         await add_person(engine, age=-1)
         assert await later.check(engine) == ()
 
+    @pytest.mark.databases("sqlite")
+    async def test_a_check_without_a_name_that_no_model_has_is_left_alone_and_told(
+        self, engine: AsyncEngine, directory: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await run(
+            engine, "CREATE TABLE people (id INTEGER PRIMARY KEY NOT NULL, age INTEGER CHECK (age > 0))"
+        )
+
+        assert await Migrations(aged(), directory).check(engine) == ()
+        assert "Left a CHECK without a name on people alone: no model has it" in caplog.messages
+
+    @pytest.mark.databases("postgresql")
+    @pytest.mark.parametrize("name", [None, "ck_age"])
+    async def test_a_user_who_may_not_make_temporary_tables_compares_by_name(
+        self, engine: AsyncEngine, directory: Path, role: str, name: str | None
+    ) -> None:
+        migrations = Migrations(aged(checked(name=name)), directory)
+        await migrations.revision(engine, message="Add people")
+        await migrations.upgrade(engine)
+        await run(engine, "REVOKE ALL ON DATABASE " + str(engine.url.database) + " FROM PUBLIC")
+        await run(engine, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql(f"SET ROLE {role}")
+            await connection.commit()
+            assert await connection.run_sync(migrations.check_on) == ()
+            missing = Migrations(aged(checked(name=name), beside=checked("age < 9", "ck_old")), directory)
+            assert await connection.run_sync(missing.check_on) == (
+                "CHECK ck_old on people: not in the database as CHECK (age < 9)",
+            )
+            await connection.exec_driver_sql("RESET ROLE")
+            await connection.exec_driver_sql(f"DROP OWNED BY {role}")
+            await connection.commit()
+
     async def test_looking_leaves_nothing_behind(self, engine: AsyncEngine, directory: Path) -> None:
         migrations = Migrations(aged(checked()), directory)
         await migrations.revision(engine, message="Add people")
@@ -335,3 +380,18 @@ class TestDrift:
                 "unique constraint uq_users_nick on users: only in the database",
             ]
         )
+
+    @pytest.mark.databases("postgresql")
+    async def test_comments_are_compared_where_the_database_keeps_them(
+        self, engine: AsyncEngine, directory: Path
+    ) -> None:
+        metadata = aged()
+        migrations = Migrations(metadata, directory)
+        await migrations.revision(engine, message="Add people")
+        await migrations.upgrade(engine)
+        metadata.tables["people"].comment = metadata.tables["people"].c.age.comment = "in years"
+
+        assert sorted(await migrations.check(engine)) == [
+            "column people.age: comment 'in years', database has None",
+            "table people: CreateTableComment would be needed",
+        ]

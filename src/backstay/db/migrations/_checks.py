@@ -27,12 +27,16 @@ PLUGIN = "backstay.checks"
 _logger = logging.getLogger("backstay.db.migrations")
 
 
+_UNKNOWN = "?"
+
+
 @dataclass(frozen=True, slots=True)
 class _Check:
     """A CHECK of a model or of a database.
 
     Attributes:
-        text: Its condition as the database stores it; None where that cannot be found out.
+        text: Its condition as the database stores it; None where the database could not store it,
+            `_UNKNOWN` where it cannot be asked.
         fallback: What to call it in a migration when it has no name.
     """
 
@@ -80,7 +84,7 @@ def _differences(declared: Sequence[_Check], stored: Sequence[_Check]) -> tuple[
 
 
 def _is_same(declared: _Check, stored: _Check) -> bool:
-    has_same_text = declared.text == stored.text
+    has_same_text = declared.text in (stored.text, _UNKNOWN)
     if declared.name is None:
         return has_same_text
     return declared.name == stored.name and (has_same_text or declared.text is None)
@@ -136,7 +140,7 @@ def _as_stored(connection: Connection, table: sa.Table, sources: Sequence[str]) 
     try:
         return _ask_postgresql(connection, table, sources)
     except DBAPIError:  # this user may not make temporary tables
-        return [None] * len(sources)
+        return [_UNKNOWN] * len(sources)
 
 
 _SHADOW = "pg_temp.backstay_checks"
