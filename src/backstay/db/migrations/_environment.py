@@ -40,6 +40,8 @@ _logger = logging.getLogger("backstay.db.migrations")
 
 _FILE_NAME = "%(year)d%(month).2d%(day).2d_%(hour).2d%(minute).2d_%(slug)s_%(rev)s"
 _NOT_A_HEAD = re.compile(r"Revision (\S+) is not a head revision")
+_TOO_MANY_STEPS = re.compile(r"Relative revision (\S+) didn't produce")
+_WRONG_WAY = re.compile(r"Destination (\S+) is not a valid (upgrade|downgrade) target")
 _STEPS_BACK = re.compile(r"-(\d+)")
 _RELATIVE = re.compile(r"[+-]\d+$")
 
@@ -279,6 +281,17 @@ def _as_migration_error(error: CommandError, history: History) -> MigrationError
         return MigrationError(
             f"The migration {found[1]!r} is not a head: others follow it.",
             hint="Add --splice to begin a branch there, or follow a head.",
+        )
+    if found := _TOO_MANY_STEPS.search(str(error)):
+        return MigrationError(
+            f"There are not as many migrations as {found[1]!r} would run.",
+            hint="`backstay db history` lists them, `backstay db current` says where the database is.",
+        )
+    if found := _WRONG_WAY.search(str(error)):
+        side = "ahead of" if found[2] == "upgrade" else "behind"
+        return MigrationError(
+            f"The target {found[1]!r} is not {side} where the database is.",
+            hint="`backstay db history` lists the migrations, `backstay db current` says where it is.",
         )
     if isinstance(cause, MultipleHeads):
         return MultipleHeadsError(history.heads)

@@ -64,8 +64,10 @@ class History:
         """Check what stands before the @ of a target such as `label@-1`.
 
         Raises:
-            UnknownRevisionError: It is neither a label nor a revision.
+            UnknownRevisionError: It is neither a label nor a revision, or the target is empty.
         """
+        if not target:
+            raise UnknownRevisionError(target, self.names)
         branch, at, _ = target.rpartition("@")
         if at and not any(name.startswith(branch) for name in self.names):
             raise UnknownRevisionError(branch, self.names)

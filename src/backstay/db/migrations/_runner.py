@@ -227,8 +227,8 @@ class Migrations:
 
         history = self._history()
         _refuse_empty(message)
-        joined = tuple(revisions) or tuple(head.id for head in history.heads)
-        if len(joined) < _FEWEST_TO_MERGE and joined != ("heads",):
+        joined = _writing.resolve(self._versions, history, tuple(revisions) or ("heads",))
+        if len(joined) < _FEWEST_TO_MERGE:
             raise MigrationError(
                 "There is nothing to merge: a merge joins two migrations or more.",
                 hint="`backstay db history` lists them.",

@@ -13,6 +13,7 @@ from alembic.autogenerate import render_python_code
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext
+from alembic.script import Script
 from alembic.util import rev_id
 from sqlalchemy.engine import Connection
 
@@ -24,7 +25,7 @@ from backstay.db.migrations._history import History
 from backstay.db.migrations._source import literal, roots, tidy
 from backstay.db.types import JSON, Enum, PortableType, UTCDateTime, Uuid
 
-__all__ = ["Body", "Place", "render_differences", "write_file"]
+__all__ = ["Body", "Place", "render_differences", "resolve", "write_file"]
 
 # What a database reports where a model said a portable type; elsewhere the database's own word stays.
 _REFLECTED: tuple[tuple[type[sa.types.TypeEngine[Any]], PortableType[Any]], ...] = (
@@ -58,6 +59,19 @@ class Body:
     upgrades: str = ""
     downgrades: str = ""
     imports: str = ""
+
+
+def resolve(versions: Path, history: History, revisions: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the ids of the migrations that these names stand for, each once.
+
+    Raises:
+        UnknownRevisionError: One of them is none.
+    """
+    scripts = load(versions)
+    with explained(versions, history):
+        found = [script for name in revisions for script in scripts.get_revisions(name)]
+    # What stands before the first migration, `base`, is no script.
+    return tuple(dict.fromkeys(script.revision for script in found if isinstance(script, Script)))
 
 
 def write_file(versions: Path, history: History, *, message: str, place: Place, body: Body) -> Path:
