@@ -130,6 +130,14 @@ async def forget_to_check(boat_id: int, session: SessionDep, if_match: IfMatchDe
     (await find_boat(session, boat_id)).name = "overwritten"
 
 
+@router.get("/checked/{boat_id}")
+async def check_and_tag(
+    boat_id: int, session: ReadSessionDep, condition: ConditionDep, etag: ETagDep
+) -> BoatRead:
+    stored = condition.check(await find_boat(session, boat_id))
+    return BoatRead.model_validate(etag.tag(stored))
+
+
 @router.get("/plain")
 async def answer_plainly(session: ReadSessionDep) -> int:
     return 1
@@ -251,6 +259,13 @@ class TestReading:
         met = await client.get("/boats/1", headers={"If-Match": '"1"', "If-None-Match": tag})
 
         assert (failed.status_code, met.status_code) == (412, 304)
+
+    async def test_a_read_may_check_too(self, client: AsyncClient) -> None:
+        tag = (await client.get("/checked/1")).headers["etag"]
+        known = await client.get("/checked/1", headers={"If-None-Match": tag})
+        failed = await client.get("/checked/1", headers={"If-Match": '"7"'})
+
+        assert (known.status_code, failed.status_code) == (304, 412)
 
     async def test_a_failure_is_no_304(self, client: AsyncClient) -> None:
         headers = {"If-None-Match": "*"}
