@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from backstay.app.application import create_app as create_app
     from backstay.app.application import install as install
+    from backstay.app.conditions import Condition as Condition
+    from backstay.app.conditions import ConditionDep as ConditionDep
+    from backstay.app.conditions import ETagDep as ETagDep
+    from backstay.app.conditions import IfMatchDep as IfMatchDep
     from backstay.app.dependencies import ReadSessionDep as ReadSessionDep
     from backstay.app.dependencies import SessionDep as SessionDep
     from backstay.app.dependencies import repeatable as repeatable
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from backstay.db import Database as Database
     from backstay.db.model import Model as Model
     from backstay.db.model import TimestampMixin as TimestampMixin
+    from backstay.db.version import VersionMixin as VersionMixin
     from backstay.logging import configure_logging as configure_logging
     from backstay.logging import get_logger as get_logger
     from backstay.redaction import Sensitive as Sensitive
@@ -40,8 +45,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Condition": "backstay.app.conditions",
+    "ConditionDep": "backstay.app.conditions",
     "Database": "backstay.db",
+    "ETagDep": "backstay.app.conditions",
     "HealthCheck": "backstay.app.health",
+    "IfMatchDep": "backstay.app.conditions",
     "InputSchema": "backstay.app.schemas",
     "JSONResponse": "backstay.app.responses",
     "Model": "backstay.db.model",
@@ -59,6 +68,7 @@ _ROOMS = {
     "SettingsConfigDict": "backstay.settings",
     "SortParams": "backstay.app.schemas",
     "TimestampMixin": "backstay.db.model",
+    "VersionMixin": "backstay.db.version",
     "after_commit": "backstay.transaction",
     "configure_logging": "backstay.logging",
     "create_app": "backstay.app.application",

@@ -12,7 +12,10 @@
         ├── PermissionDeniedError     403
         ├── NotFoundError             404
         ├── ConflictError             409
+        │   └── EditConflictError     409  another request changed the same row meanwhile
+        ├── PreconditionFailedError   412  the row is not in the version that the caller named
         ├── InvalidInputError         422
+        ├── PreconditionRequiredError 428  the caller has to name the version that it changes
         ├── RateLimitedError          429
         ├── UnavailableError          503
         │   ├── RetryableError        503  two transactions met; the same request may succeed now
@@ -37,10 +40,13 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DeadlineExceededError",
+    "EditConflictError",
     "InvalidInputError",
     "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "PreconditionFailedError",
+    "PreconditionRequiredError",
     "RateLimitedError",
     "ReadOnlySessionError",
     "RetryableError",
@@ -153,12 +159,34 @@ class ConflictError(AppError):
     code = "conflict"
 
 
+class EditConflictError(ConflictError):
+    """Another request changed the same row between this one's read and its write; nothing was written."""
+
+    code = "edit_conflict"
+
+
+class PreconditionFailedError(AppError):
+    """The row is not in the version that the caller named with `If-Match`, or exists against its wish."""
+
+    status = 412
+    title = "Precondition Failed"
+    code = "precondition_failed"
+
+
 class InvalidInputError(AppError):
     """The input is well-formed and still unacceptable."""
 
     status = 422
     title = "Unprocessable Content"
     code = "invalid_input"
+
+
+class PreconditionRequiredError(AppError):
+    """The route changes only what its caller has read: the request needs `If-Match`."""
+
+    status = 428
+    title = "Precondition Required"
+    code = "precondition_required"
 
 
 class RateLimitedError(AppError):

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
+from backstay.app.conditions import Condition
 from backstay.app.installation import Installation, current_exchange
 from backstay.app.problems import render_problem
 from backstay.app.runtime import runtime_variable
@@ -58,6 +59,7 @@ class Exchange:
         "_task",
         "_watcher",
         "began",
+        "condition",
         "has_left",
         "inbox",
         "request_id",
@@ -75,6 +77,7 @@ class Exchange:
         self._is_started = False
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
+        self.condition: Condition | None = None
         self.has_left = False
         self.inbox = Inbox(receive, max_bytes=installation.max_body_bytes)
         self.scope = scope
@@ -192,7 +195,7 @@ class Exchange:
     async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Exception | None:
         routed = dict(scope)  # the router writes into it, and another attempt starts afresh
         self.scope["backstay.routed"] = routed
-        self._stopped_by = None
+        self._stopped_by = self.condition = None
         unit = self.unit = UnitOfWork(self._installation.database) if self._installation.has_started else None
         try:
             await app(routed, receive, lambda message: self._end_unit_then_send(message, send))
@@ -210,7 +213,10 @@ class Exchange:
             if self.unit is not None:
                 await self._end_unit(self.unit, message["status"])
             self._is_started = True
-        await send(message)
+        if self.condition is None:
+            await send(message)
+        else:
+            await self.condition.send(message, send)
 
     async def _end_unit(self, unit: UnitOfWork, status: int) -> None:
         if unit.is_repeatable and isinstance(unit.error, Exception) and is_repeatable(unit.error):
@@ -218,6 +224,8 @@ class Exchange:
             self._stopped_by = unit.error
             raise ResponseStoppedError
         try:
+            if self.condition is not None:
+                self.condition.refuse_unchecked(status)
             await unit.end(status=status)
         except Exception as error:
             self._stopped_by = error
@@ -245,7 +253,10 @@ class Exchange:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection
         request = Request(self.scope.get("backstay.routed", scope), receive)
-        response = await render_problem(request, error, meaning=as_app_error(error))
+        meaning = as_app_error(error)
+        if self.condition is not None:
+            meaning = self.condition.explain(meaning)
+        response = await render_problem(request, error, meaning=meaning)
         if response.status_code >= 500:
             _logger.error("A request failed.", exc_info=error)
         else:

@@ -11,7 +11,7 @@ from typing import Final
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute
 
-__all__ = ["name_operations"]
+__all__ = ["documented_operations", "name_operations"]
 
 Operation = tuple[str, str]
 """A path and a method in lower case."""
@@ -27,7 +27,7 @@ def name_operations(routes: Iterable[BaseRoute]) -> dict[Operation, str]:
     When two operations would share a name the first one declared keeps it, and the others add their method,
     then their path.
     """
-    contexts = list(_documented(routes))
+    contexts = list(documented_operations(routes))
     names = {operation: own for operation, context in contexts if (own := context.operation_id)}
     taken: set[str] = set()
     named: dict[Operation, str] = {}
@@ -41,7 +41,8 @@ def name_operations(routes: Iterable[BaseRoute]) -> dict[Operation, str]:
     return named
 
 
-def _documented(routes: Iterable[BaseRoute]) -> Iterator[tuple[Operation, RouteContext]]:
+def documented_operations(routes: Iterable[BaseRoute]) -> Iterator[tuple[Operation, RouteContext]]:
+    """Yield each operation that the OpenAPI document shows, with its route."""
     for context in iter_route_contexts(list(routes)):
         if isinstance(context.original_route, APIRoute) and context.include_in_schema:
             for method in sorted(context.methods or ()):

@@ -145,6 +145,6 @@ def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...
             allow_credentials=settings.http.cors_credentials,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(settings.http.request_id_header,),
+            expose_headers=(settings.http.request_id_header, "ETag"),
         ),
     )

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from backstay.app._conditional_operations import describe_conditions
 from backstay.app._operation_ids import name_operations
 from backstay.app.problems import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 
@@ -60,6 +61,7 @@ def _refine(document: _Json, app: FastAPI, *, has_problems: bool) -> None:
     renamed = _name_operations(document, app)
     renamed |= _join_directions(schemas) | _name_generics(schemas)
     _rename_schemas(document, schemas, renamed)
+    describe_conditions(document, app.routes)
     if has_problems:
         _describe_problems(document, schemas)
     document["components"]["schemas"] = dict(sorted(schemas.items()))

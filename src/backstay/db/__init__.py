@@ -6,6 +6,7 @@ from backstay.db._errors import as_app_error, is_repeatable
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
 from backstay.db.model import Model, TimestampMixin, new_id
+from backstay.db.version import VersionMixin, version_of
 
 __all__ = [
     "AsyncSession",
@@ -15,7 +16,9 @@ __all__ = [
     "ReadingSession",
     "TimestampMixin",
     "TransactionSession",
+    "VersionMixin",
     "as_app_error",
     "is_repeatable",
     "new_id",
+    "version_of",
 ]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm.exc import StaleDataError
 
 from backstay.db.types import ColumnValueError
-from backstay.errors import AppError, ConflictError, InvalidInputError, RetryableError, UnavailableError
+from backstay.errors import (
+    AppError,
+    ConflictError,
+    EditConflictError,
+    InvalidInputError,
+    RetryableError,
+    UnavailableError,
+)
 
 __all__ = ["as_app_error", "is_certain", "is_repeatable", "sqlstate_of"]
 
@@ -22,6 +30,17 @@ _LOST_WHILE_COMMITTING = (
     "57P",
     "40003",
 )  # connection exceptions, shutdowns, statement_completion_unknown
+
+_ANSWERS: tuple[tuple[type[Exception], type[AppError], str], ...] = (
+    (
+        StaleDataError,
+        EditConflictError,
+        "Another request changed the same data meanwhile; read it again, then repeat the change.",
+    ),
+    (ColumnValueError, InvalidInputError, "A value does not fit where it is stored."),
+    (IntegrityError, ConflictError, "The change contradicts what is stored."),
+    (PoolTimeoutError, UnavailableError, "All database connections are busy."),
+)
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -59,12 +78,9 @@ def as_app_error(error: BaseException) -> AppError | None:
     """
     if is_repeatable(error):
         return RetryableError("Another request changed the same data; send the request again.")
-    if isinstance(error, ColumnValueError):
-        return InvalidInputError("A value does not fit where it is stored.")
-    if isinstance(error, IntegrityError):
-        return ConflictError("The change contradicts what is stored.")
-    if isinstance(error, PoolTimeoutError):
-        return UnavailableError("All database connections are busy.")
+    for kind, answer, detail in _ANSWERS:
+        if isinstance(error, kind):
+            return answer(detail)
     if _is_unreachable(error):
         return UnavailableError("The database cannot be reached.")
     return None

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backstay.db import _engine
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
 from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
+from backstay.db.version import count_bulk_updates
 from backstay.settings import DatabaseSettings
 from backstay.transaction import Participant
 
@@ -49,6 +50,7 @@ class Database:
         self._session_class = type("TransactionCore", (Session,), {})
         self._read_session_class = type("ReadingCore", (Session,), {})
         watch_sessions(self._session_class)
+        count_bulk_updates(self._session_class)
         refuse_writes(self._read_session_class)
         if not self.is_postgresql:
             remember_connection(self._session_class)

@@ -30,16 +30,18 @@ async def test_what_is_no_address_is_refused(client: AsyncClient, email: str) ->
 
 
 async def test_a_patch_changes_what_it_names(client: AsyncClient, ada: dict[str, Any]) -> None:
-    response = await client.patch(f"/users/{ada['userId']}", json={"name": "Ada Lovelace"})
+    headers = {"If-Match": '"1"'}
+    response = await client.patch(f"/users/{ada['userId']}", json={"name": "Ada Lovelace"}, headers=headers)
 
     assert (response.json()["name"], response.json()["email"]) == ("Ada Lovelace", ada["email"])
 
 
 async def test_nobody_takes_the_address_of_another(client: AsyncClient, ada: dict[str, Any]) -> None:
     eve = (await client.post("/users", json={"email": "eve@example.com", "name": "Eve"})).json()
-    response = await client.patch(f"/users/{eve['userId']}", json={"email": ada["email"]})
+    patch = {"email": ada["email"]}
+    response = await client.patch(f"/users/{eve['userId']}", json=patch, headers={"If-Match": "*"})
 
-    assert response.status_code == 409
+    assert (response.status_code, response.json()["code"]) == (409, "email_taken")
 
 
 async def test_an_unknown_user_is_not_found(client: AsyncClient) -> None:

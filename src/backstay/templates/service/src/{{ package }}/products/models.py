@@ -3,7 +3,7 @@
 from decimal import Decimal
 from uuid import UUID
 
-from backstay import Model, TimestampMixin
+from backstay import Model, TimestampMixin, VersionMixin
 from backstay.db.model import new_id
 from backstay.db.types import Numeric, String
 from sqlalchemy import CheckConstraint, ForeignKey
@@ -17,7 +17,7 @@ class Category(Model):
     name: Mapped[str] = mapped_column(String(120))
 
 
-class Product(TimestampMixin, Model):
+class Product(VersionMixin, TimestampMixin, Model):
     """Something to sell."""
 
     __table_args__ = (CheckConstraint("price >= 0", name="price_not_negative"),)

@@ -2,13 +2,13 @@
 
 from uuid import UUID
 
-from backstay import Model, TimestampMixin
+from backstay import Model, TimestampMixin, VersionMixin
 from backstay.db.model import new_id
 from backstay.db.types import String
 from sqlalchemy.orm import Mapped, mapped_column
 
 
-class User(TimestampMixin, Model):
+class User(VersionMixin, TimestampMixin, Model):
     """Someone who uses the service."""
 
     user_id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
