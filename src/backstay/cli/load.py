@@ -1,5 +1,6 @@
 """`backstay load`: another process makes the load, this one shows how it goes and says how it went."""
 
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import typer
 from fastapi.routing import iter_route_contexts
+from pydantic import SecretStr
 
 from backstay.cli.load_process import Generator
 from backstay.cli.load_target import find_target, knock
@@ -21,6 +23,7 @@ from backstay.json import dumps
 from backstay.load.messages import Outcome, Plan
 from backstay.load.routes import Route
 from backstay.load.server_metrics import MetricsWatch, ServerFigures
+from backstay.settings import Settings
 
 __all__ = ["COULD_NOT_RUN", "LoadOptions", "load_service"]
 
@@ -67,7 +70,7 @@ def load_service(app: str | None, options: LoadOptions) -> int:
     loaded = load_app(enter_project(app))
     _require_locust()
     plan = _make_plan(loaded, options, started_in=started_in)
-    watch = MetricsWatch(plan.target)
+    watch = MetricsWatch(plan.target, token=_find_metrics_token(loaded.settings))
     with choose_view(plan, quiet=options.quiet) as view, watch.watching(), Generator(plan) as generator:
         last = generator.follow(view)
     if isinstance(last, Outcome):
@@ -115,10 +118,20 @@ def _make_plan(loaded: LoadedApp, options: LoadOptions, *, started_in: Path) -> 
     )
 
 
+def _find_metrics_token(settings: Settings) -> str | None:
+    token: SecretStr | None = getattr(getattr(settings, "telemetry", None), "metrics_token", None)
+    return None if token is None else token.get_secret_value()
+
+
 def _list_routes(loaded: LoadedApp) -> Iterator[Route]:
     for context in iter_route_contexts(loaded.asgi.routes):
         for method in sorted(context.methods or ()):
-            yield Route(method, context.path_format or "", context.path_regex.pattern)
+            yield Route(
+                method,
+                context.path_format or "",
+                context.path_regex.pattern,
+                is_documented=bool(getattr(context, "include_in_schema", True)),
+            )
 
 
 def _refuse_taken(port: int) -> None:
@@ -126,7 +139,7 @@ def _refuse_taken(port: int) -> None:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         raise ConfigurationError(
-            f"Port {port} of 127.0.0.1 cannot be used for Locust's page: {error.strerror}.",
+            f"Port {port} of 127.0.0.1 cannot be used for Locust's page: {os.strerror(error.errno or 0)}.",
             hint=f"Choose another one: --web-port {port + 1 if port < 65535 else 8089}",
         ) from error
 

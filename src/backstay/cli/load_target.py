@@ -48,7 +48,8 @@ def find_target(settings: Settings, *, against: str | None, allow_remote: str | 
     parts = urlsplit(against)
     host = parts.hostname
     if parts.scheme not in {"http", "https"} or not host or not _has_usable_port(against):
-        raise _refuse(f"{against} is not a URL.", hint="Write it like --against http://127.0.0.1:8000")
+        example = "http://127.0.0.1:8000" if "://" in against else f"http://{against}"
+        raise _refuse(f"{against} is not a URL.", hint=f"Write it like --against {example}")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise _refuse(
             "The URL of a load test has nothing but a host, a port and a path.",

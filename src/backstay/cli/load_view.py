@@ -98,31 +98,39 @@ def _describe_verdict(verdict: Verdict) -> tuple[str, ...]:
     return (
         figures.name,
         f"{figures.requests:,}",
-        format_milliseconds(figures.p50_milliseconds),
-        format_milliseconds(figures.p95_milliseconds),
-        "-" if limit is None else format_milliseconds(limit),
+        format_milliseconds(figures.p50_milliseconds if figures.requests else None),
+        format_milliseconds(figures.p95_milliseconds if figures.requests else None),
+        format_milliseconds(limit),
         format_errors(figures),
         ", ".join(verdict.shortcomings) or "met",
     )
 
 
-def format_milliseconds(milliseconds: float) -> str:
-    """Return a response time for a reader."""
+def format_milliseconds(milliseconds: float | None) -> str:
+    """Return a response time for a reader, a dash when there is none."""
+    if milliseconds is None:
+        return "-"
     return f"{milliseconds / 1000:.2f} s" if milliseconds >= 10_000 else f"{milliseconds:.3g} ms"
 
 
 def format_errors(figures: RouteFigures) -> str:
     """Return how many requests failed, and their share."""
-    return f"{figures.failures:,} ({figures.failures / figures.requests:.2%})" if figures.failures else "0"
+    return (
+        f"{figures.failures:,} ({100 * figures.failures / figures.requests:.3g} %)"
+        if figures.failures
+        else "0"
+    )
 
 
 def tell_outcome(outcome: Outcome, plan: Plan) -> None:
     """Say what the table does not: the sum, what failed and why, and where the report is."""
     figures = [verdict.figures for verdict in outcome.verdicts]
     requests, failures = sum(one.requests for one in figures), sum(one.failures for one in figures)
-    rate = requests / outcome.elapsed_seconds if outcome.elapsed_seconds else 0.0
+    rate = sum(one.requests_per_second for one in figures)
+    # One with Locust's page takes as long as somebody lets it.
+    planned = f" of {plan.duration_seconds:g}" if plan.web_port is None else ""
     say(
-        f"{_count(requests, 'request')} in {outcome.elapsed_seconds:.0f} s, {rate:.1f} each second; "
+        f"{_count(requests, 'request')} in {outcome.elapsed_seconds:.0f}{planned} s, {rate:.1f} each second; "
         f"{failures:,} failed. The report: {plan.report}"
     )
     for failure in sorted(outcome.failures, key=lambda one: -one.count)[:_SHOWN]:
@@ -143,7 +151,8 @@ def tell_server(figures: ServerFigures) -> None:
     )
     say(
         f"The service meanwhile: {_count(figures.commits, 'commit')}, "
-        f"{_count(figures.rollbacks, 'rollback')}, {figures.queries_per_request:.1f} queries per request; at most {pools or 'no'} connections in use; "
+        f"{_count(figures.rollbacks, 'rollback')}, {figures.queries_per_request:.1f} queries per request; "
+        f"at most {pools or 'no'} connections in use; "
         f"the loop's worst lag {format_milliseconds(figures.worst_loop_lag_seconds * 1000)}."
     )
 

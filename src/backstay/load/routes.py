@@ -16,11 +16,13 @@ class Route:
         method: In capitals.
         template: The path with its parameters in braces.
         pattern: A regular expression that the whole of such a path matches.
+        is_documented: Whether the OpenAPI document has it.
     """
 
     method: str
     template: str
     pattern: str
+    is_documented: bool = True
 
     @property
     def name(self) -> str:

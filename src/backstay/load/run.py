@@ -109,7 +109,7 @@ class _Run:
         )
         events = self._environment.events
         events.user_error.add_listener(self._note_crash)  # type: ignore[no-untyped-call]  # Locust has no types here
-        events.test_start.add_listener(self._keep_target)  # type: ignore[no-untyped-call]  # nor here
+        events.test_start.add_listener(self._begin)  # type: ignore[no-untyped-call]  # nor here
         self._runner: LocalRunner = self._environment.create_local_runner()
         self._began = 0.0
 
@@ -123,7 +123,7 @@ class _Run:
         else:
             self._serve_page(self._plan.web_port)
         try:
-            while self._has_time() and not stop.wait(timeout=_TELL_SECONDS):
+            while (left := self._find_time_left()) > 0 and not stop.wait(timeout=min(left, _TELL_SECONDS)):
                 _send(output, self._describe_progress())
         finally:
             seconds = monotonic() - self._began
@@ -131,9 +131,11 @@ class _Run:
         self._write_report()
         _send(output, self._describe_outcome(seconds))
 
-    def _has_time(self) -> bool:
+    def _find_time_left(self) -> float:
         # Locust's page has a clock of its own.
-        return self._plan.web_port is not None or monotonic() - self._began < self._plan.duration_seconds
+        if self._plan.web_port is not None:
+            return _TELL_SECONDS
+        return self._began + self._plan.duration_seconds - monotonic()
 
     def _serve_page(self, port: int) -> None:
         # Locust's page fills its form from what its own command line would have said.
@@ -146,8 +148,9 @@ class _Run:
         )
         self._environment.create_web_ui("127.0.0.1", port)
 
-    def _keep_target(self, **_: object) -> None:
-        """Aim at the plan's target again: any page in a browser can fill in the form of Locust's."""
+    def _begin(self, **_: object) -> None:
+        """Start the clock, and aim at the plan's target: any page in a browser can fill in Locust's form."""
+        self._began = monotonic()
         self._environment.host = self._plan.target
 
     def _note_crash(self, *, exception: BaseException, **_: object) -> None:

@@ -38,8 +38,10 @@ def load_scenario(plan: Plan) -> Scenario:
     sys.path.insert(0, str(plan.import_folder))
     try:
         user_classes, shapes = load_locustfile(str(plan.locustfile))
-    except ConfigurationError:
-        raise
+    except ConfigurationError as error:
+        place = _find_place(error, folder=plan.locustfile.parent)
+        message = f"{str(error).removesuffix('.')} (in {place})."
+        raise ConfigurationError(message, hint=error.hint) from error
     except (Exception, SystemExit) as error:
         raise BrokenLocustfileError(describe_crash(error, folder=plan.locustfile.parent)) from error
     name = plan.locustfile.name
@@ -55,7 +57,7 @@ def load_scenario(plan: Plan) -> Scenario:
         )
     _refuse_idle(user_classes.values(), name=name)
     found = getattr(sys.modules[plan.locustfile.stem], "thresholds", {})
-    return Scenario(list(user_classes.values()), check_thresholds(found, [one.name for one in plan.routes]))
+    return Scenario(list(user_classes.values()), check_thresholds(found, plan.routes))
 
 
 def _refuse_idle(user_classes: Iterable[type[User]], *, name: str) -> None:
@@ -69,15 +71,20 @@ def _refuse_idle(user_classes: Iterable[type[User]], *, name: str) -> None:
 
 def describe_crash(error: BaseException, *, folder: Path) -> str:
     """Return type, words and place of an error that the service's own code raised, on one line."""
-    words = " ".join(str(error).split())
+    words = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{type(error).__name__}{f': {words}' if words else ''} (in {_find_place(error, folder=folder)})"
+
+
+def _find_place(error: BaseException, *, folder: Path) -> str:
+    """Return file and line where the service's own code was last, else where the error was raised."""
     if isinstance(error, SyntaxError):
-        words, path, line = error.msg, error.filename or "?", error.lineno
+        path, line = error.filename or "?", error.lineno
     else:
         frames = extract_tb(error.__traceback__)
         own = [frame for frame in frames if _is_own(Path(frame.filename), folder)] or frames[-1:]
         path, line = (own[-1].filename, own[-1].lineno) if own else ("?", None)
     shown = Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else path
-    return f"{type(error).__name__}{f': {words}' if words else ''} (in {shown}, line {line})"
+    return f"{shown}, line {line}"
 
 
 def _is_own(path: Path, folder: Path) -> bool:

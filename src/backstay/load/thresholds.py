@@ -1,11 +1,12 @@
 """What a route has to keep under load, and whether it did."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from backstay.errors import ConfigurationError, did_you_mean
 from backstay.load.messages import RouteFigures, Verdict
+from backstay.load.routes import Route
 
 __all__ = ["Threshold", "check_thresholds", "judge"]
 
@@ -41,12 +42,12 @@ class Threshold:
 _UNNAMED = Threshold()
 
 
-def check_thresholds(found: object, routes: Collection[str]) -> dict[str, Threshold]:
+def check_thresholds(found: object, routes: Sequence[Route]) -> dict[str, Threshold]:
     """Return what a locustfile calls `thresholds`, once it is sure that each of them can be judged.
 
     Args:
         found: What it says.
-        routes: The names of the service's routes.
+        routes: Those of the service.
 
     Raises:
         ConfigurationError: It is no mapping of routes to thresholds, or names a route that is not there.
@@ -56,11 +57,12 @@ def check_thresholds(found: object, routes: Collection[str]) -> dict[str, Thresh
             "thresholds is not a mapping of routes to thresholds.",
             hint='Write it like thresholds = {"GET /products": Threshold(errors=0.01)}.',
         )
-    for name in found:
-        if name not in routes:
+    known = [route.name for route in routes]
+    for name in map(str, found):
+        if name not in known:
             raise ConfigurationError(
-                f"thresholds names {name!r}, which is no route of the service.{did_you_mean(name, routes)}",
-                hint=f"The routes are: {', '.join(routes)}.",
+                f"thresholds names {name!r}, which is no route of the service.{did_you_mean(name, known)}",
+                hint=f"The routes are: {', '.join(route.name for route in routes if route.is_documented)}.",
             )
     return dict(found)
 
