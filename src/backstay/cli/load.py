@@ -13,9 +13,10 @@ import typer
 from fastapi.routing import iter_route_contexts
 from pydantic import SecretStr
 
+from backstay.cli.load_figures import print_verdicts, tell_outcome, tell_server
 from backstay.cli.load_process import Generator
 from backstay.cli.load_target import find_target, knock
-from backstay.cli.load_view import choose_view, print_verdicts, tell_outcome, tell_server
+from backstay.cli.load_view import choose_view
 from backstay.cli.messages import complain, say
 from backstay.cli.project import LoadedApp, enter_project, load_app
 from backstay.errors import ConfigurationError

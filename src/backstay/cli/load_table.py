@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from backstay.cli.load_view import describe_progress, format_errors, format_milliseconds
+from backstay.cli.load_figures import describe_progress, format_errors, format_milliseconds
 from backstay.load.messages import Plan, Progress, RouteFigures
 
 __all__ = ["opening_table"]
