@@ -85,7 +85,7 @@ def test_a_run_shows_each_route_and_its_exit_code_tells_whether_thresholds_were_
     assert met.code == 0
     assert titles.split() == ["route", "requests", "p50", "p95", "limit", "errors", "verdict"]
     assert row.startswith("GET /things ")
-    assert row.endswith("  10.00 s       0  met")
+    assert row.endswith("  10,000 ms       0  met")
     assert f"failed. The report: {locustfile.parent}/build/load.html" in met.err
     assert "What the service did meanwhile is not known: its setting telemetry.metrics is off.\n" in met.err
     assert "<html" in (locustfile.parent / "build/load.html").read_text()

@@ -61,7 +61,7 @@ def format_milliseconds(milliseconds: float | None) -> str:
     """Return a response time for a reader, a dash when there is none."""
     if milliseconds is None:
         return "-"
-    return f"{milliseconds / 1000:.2f} s" if milliseconds >= 10_000 else f"{milliseconds:.3g} ms"
+    return f"{milliseconds:,.0f} ms" if milliseconds >= 100 else f"{milliseconds:.3g} ms"
 
 
 def format_errors(figures: RouteFigures) -> str:
