@@ -11,10 +11,12 @@ backstay_db_queries_total {queries}
 backstay_db_transactions_total{{outcome="committed"}} {commits}
 backstay_db_transactions_total{{outcome="rolled_back"}} 1.0
 backstay_http_request_duration_seconds_count{{route="/products/{{product_id}}",status="200"}} {requests}
-backstay_http_request_duration_seconds_count{{method="GET",route="/metrics",status="200"}} 99
+backstay_http_request_duration_seconds_count{{method="GET",route="/metrics",status="200"}} {used}
+backstay_http_request_duration_seconds_count{{method="GET",route="unmatched",status="404"}} {used}
 backstay_db_pool_connections{{pool="writing",state="checked_out",pid="1"}} {used}
 backstay_db_pool_connections{{pool="writing",state="checked_out",pid="2"}} 2.0
 backstay_db_pool_connections{{pool="writing",state="idle"}} 8.0
+backstay_db_pool_connections{{pool="reading",state="checked_out"}} 0.0
 backstay_db_pool_size{{pool="writing"}} 10.0
 backstay_event_loop_lag_seconds {lag}
 """
@@ -32,7 +34,7 @@ def test_figures_are_the_difference_between_the_first_look_and_the_last(service:
         queries=30,
         commits=15,
         rollbacks=0,
-        most_connections={"writing": 7},
+        most_connections={"writing": 7, "reading": 0},
         pool_sizes={"writing": 10},
         worst_loop_lag_seconds=0.25,
     )

@@ -103,7 +103,7 @@ def tell_server(figures: ServerFigures) -> None:
     say(
         f"The service meanwhile: {_count(figures.commits, 'commit')}, "
         f"{_count(figures.rollbacks, 'rollback')}, {figures.queries_per_request:.1f} queries per request; "
-        f"at most {pools or 'no'} connections in use; "
+        f"at most {pools or 'no'} connections were seen in use; "
         f"the loop's worst lag {format_milliseconds(figures.worst_loop_lag_seconds * 1000)}."
     )
 

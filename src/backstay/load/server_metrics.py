@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -17,6 +17,9 @@ _PATIENCE_SECONDS: Final = 5.0
 
 _REQUESTS: Final = "backstay_http_request_duration_seconds_count"
 _TRANSACTIONS: Final = "backstay_db_transactions_total"
+
+_NOT_OF_THE_LOAD: Final = frozenset({"/metrics", "unmatched"})
+"""Routes that the load does not ask: our own looks, and what reaches no route."""
 
 _LINE: Final = re.compile(
     r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?"
@@ -45,6 +48,13 @@ def _parse_line(line: str) -> Sample | None:
         return None
     labels = {label["name"]: label["value"] for label in _LABEL.finditer(found["labels"] or "")}
     return Sample(found["name"], labels, float(found["value"]))
+
+
+_Choice = Callable[[Mapping[str, str]], bool]
+
+
+def _choose_all(labels: Mapping[str, str]) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,39 +124,38 @@ class MetricsWatch:
         if len(self._looks) < 2:
             return None
         return ServerFigures(
-            requests=self._count(_REQUESTS, but={"route": "/metrics"}),
+            requests=self._count(
+                _REQUESTS, is_chosen=lambda labels: labels.get("route") not in _NOT_OF_THE_LOAD
+            ),
             queries=self._count("backstay_db_queries_total"),
-            commits=self._count(_TRANSACTIONS, only={"outcome": "committed"}),
-            rollbacks=self._count(_TRANSACTIONS, only={"outcome": "rolled_back"}),
-            most_connections=self._find_most("backstay_db_pool_connections", only={"state": "checked_out"}),
-            pool_sizes=self._find_most("backstay_db_pool_size", only={}),
+            commits=self._count(_TRANSACTIONS, is_chosen=lambda labels: labels.get("outcome") == "committed"),
+            rollbacks=self._count(
+                _TRANSACTIONS, is_chosen=lambda labels: labels.get("outcome") == "rolled_back"
+            ),
+            most_connections=self._find_most(
+                "backstay_db_pool_connections", is_chosen=lambda labels: labels.get("state") == "checked_out"
+            ),
+            pool_sizes=self._find_most("backstay_db_pool_size"),
             worst_loop_lag_seconds=max(self._list("backstay_event_loop_lag_seconds"), default=0.0),
         )
 
-    def _count(self, name: str, **choice: Mapping[str, str]) -> int:
+    def _count(self, name: str, *, is_chosen: _Choice = _choose_all) -> int:
         before, after = (
-            sum(one.value for one in look if one.name == name and _is_chosen(one, **choice))
+            sum(one.value for one in look if one.name == name and is_chosen(one.labels))
             for look in (self._looks[0], self._looks[-1])
         )
         return round(after - before)
 
-    def _find_most(self, name: str, *, only: Mapping[str, str]) -> dict[str, int]:
-        most: Counter[str] = Counter()
+    def _find_most(self, name: str, *, is_chosen: _Choice = _choose_all) -> dict[str, int]:
+        most: dict[str, int] = {}
         for look in self._looks:
             # The workers' own pools, added up.
             pools: Counter[str] = Counter()
             for one in look:
-                if one.name == name and _is_chosen(one, only=only):
+                if one.name == name and is_chosen(one.labels):
                     pools[one.labels.get("pool", "")] += round(one.value)
-            most |= pools
-        return dict(most)
+            most |= {pool: max(count, most.get(pool, 0)) for pool, count in pools.items()}
+        return most
 
     def _list(self, name: str) -> list[float]:
         return [one.value for look in self._looks for one in look if one.name == name]
-
-
-def _is_chosen(
-    sample: Sample, *, only: Mapping[str, str] | None = None, but: Mapping[str, str] | None = None
-) -> bool:
-    labels = sample.labels.items()
-    return labels >= (only or {}).items() and not (but and labels >= but.items())
