@@ -149,7 +149,10 @@ def _prepare_report(path: Path) -> Path:
     """Refuse a place that cannot be written before the run, not after it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         path.open("ab").close()
+        if is_new:
+            path.unlink()
     except OSError as error:
         raise ConfigurationError(
             f"The report cannot be written to {path}: {error.strerror}.",

@@ -2,10 +2,11 @@
 
 import socket
 from dataclasses import dataclass
+from http.client import HTTPException
 from ipaddress import ip_address
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import typer
 
@@ -103,11 +104,12 @@ def knock(target: Target) -> None:
         ConfigurationError: Nobody does.
     """
     try:
-        with urlopen(f"{target.url}/livez", timeout=_PATIENCE_SECONDS):  # noqa: S310  http or https: see above
+        # The load passes by any proxy that the environment names; so do we.
+        with build_opener(ProxyHandler({})).open(f"{target.url}/livez", timeout=_PATIENCE_SECONDS):
             pass
     except HTTPError as error:
         error.close()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise ConfigurationError(
             f"Nothing answers at {target.url}.",
             hint="Check the address, and that the service runs."

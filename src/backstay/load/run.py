@@ -4,8 +4,8 @@ import logging
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from types import SimpleNamespace
@@ -44,6 +44,9 @@ from backstay.load.users import LoadEnvironment
 __all__ = ["main"]
 
 _TELL_SECONDS = 1.0
+_RATE_LOOKS = 6
+"""How many looks the shown rate spans; they are a second apart."""
+
 _FINISH_SECONDS = 5.0
 """How long users may finish what they are in the middle of when the time is over."""
 
@@ -110,8 +113,11 @@ class _Run:
         events = self._environment.events
         events.user_error.add_listener(self._note_crash)  # type: ignore[no-untyped-call]  # Locust has no types here
         events.test_start.add_listener(self._begin)  # type: ignore[no-untyped-call]  # nor here
+        events.test_stopping.add_listener(self._end)  # type: ignore[no-untyped-call]  # nor here
         self._runner: LocalRunner = self._environment.create_local_runner()
         self._began = 0.0
+        self._ended: float | None = None
+        self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=_RATE_LOOKS)
 
     def follow(self, stop: Event, output: BinaryIO) -> None:
         """Make the load until its time is over or somebody stops it, then tell how it ended."""
@@ -126,10 +132,9 @@ class _Run:
             while (left := self._find_time_left()) > 0 and not stop.wait(timeout=min(left, _TELL_SECONDS)):
                 _send(output, self._describe_progress())
         finally:
-            seconds = monotonic() - self._began
             self._runner.stop()
         self._write_report()
-        _send(output, self._describe_outcome(seconds))
+        _send(output, self._describe_outcome())
 
     def _find_time_left(self) -> float:
         # Locust's page has a clock of its own.
@@ -150,29 +155,47 @@ class _Run:
 
     def _begin(self, **_: object) -> None:
         """Start the clock, and aim at the plan's target: any page in a browser can fill in Locust's form."""
-        self._began = monotonic()
+        self._began, self._ended = monotonic(), None
         self._environment.host = self._plan.target
+
+    def _end(self, **_: object) -> None:
+        self._ended = monotonic()
 
     def _note_crash(self, *, exception: BaseException, **_: object) -> None:
         self._crashes[describe_crash(exception, folder=self._plan.locustfile.parent)] += 1
 
     def _describe_progress(self) -> Progress:
+        """Return how it stands. Rates are those of the last seconds, and 0 when nothing is answered any more.
+
+        Locust's own go back from the last answer, so that a service that stands still seems to go on.
+        """
+        now, entries = monotonic(), self._list_entries()
+        self._looks.append((now, {_name(entry): entry.num_requests for entry in entries}))
+        since, before = self._looks[0] if len(self._looks) > 1 else (self._began, {})
         return Progress(
-            elapsed_seconds=monotonic() - self._began,
+            elapsed_seconds=now - self._began,
             users=self._runner.user_count,
-            routes=tuple(self._describe_routes(is_over=False)),
+            routes=tuple(
+                _describe_route(
+                    entry, count=entry.num_requests - before.get(_name(entry), 0), seconds=now - since
+                )
+                for entry in entries
+            ),
         )
 
-    def _describe_routes(self, *, is_over: bool) -> list[RouteFigures]:
-        entries: Sequence[StatsEntry] = sorted(
-            self._environment.stats.entries.values(), key=lambda entry: (entry.name, entry.method)
-        )
-        return [_describe_route(entry, is_over=is_over) for entry in entries]
+    def _list_entries(self) -> list[StatsEntry]:
+        entries = self._environment.stats.entries.values()
+        return sorted(entries, key=lambda entry: (entry.name, entry.method))
 
-    def _describe_outcome(self, seconds: float) -> Outcome:
+    def _describe_outcome(self) -> Outcome:
+        seconds = (self._ended or monotonic()) - self._began
+        figures = [
+            _describe_route(entry, count=entry.num_requests, seconds=seconds)
+            for entry in self._list_entries()
+        ]
         return Outcome(
             elapsed_seconds=seconds,
-            verdicts=tuple(judge(self._describe_routes(is_over=True), self._scenario.thresholds)),
+            verdicts=tuple(judge(figures, self._scenario.thresholds)),
             failures=tuple(
                 Failure(name=f"{one.method} {one.name}", message=_say(one.error), count=one.occurrences)
                 for one in self._environment.stats.errors.values()
@@ -201,7 +224,11 @@ def _round_to_three_digits(milliseconds: float) -> float:
     return float(f"{milliseconds:.3g}")
 
 
-def _describe_route(entry: StatsEntry, *, is_over: bool) -> RouteFigures:
+def _name(entry: StatsEntry) -> str:
+    return f"{entry.method} {entry.name}"
+
+
+def _describe_route(entry: StatsEntry, *, count: int, seconds: float) -> RouteFigures:
     return RouteFigures(
         method=entry.method,
         route=entry.name,
@@ -209,7 +236,7 @@ def _describe_route(entry: StatsEntry, *, is_over: bool) -> RouteFigures:
         failures=entry.num_failures,
         p50_milliseconds=entry.get_response_time_percentile(0.5),
         p95_milliseconds=entry.get_response_time_percentile(0.95),
-        requests_per_second=entry.total_rps if is_over else entry.current_rps,
+        requests_per_second=count / seconds if seconds else 0.0,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import extract_tb, format_exception
+from types import ModuleType
 
 from locust import User
 from locust.util.load_locustfile import load_locustfile
@@ -13,7 +14,7 @@ from backstay.errors import BackstayError, ConfigurationError
 from backstay.load.messages import Plan
 from backstay.load.thresholds import Threshold, check_thresholds
 
-__all__ = ["BrokenLocustfileError", "Scenario", "describe_crash", "load_scenario"]
+__all__ = ["BrokenLocustfileError", "Scenario", "describe_crash", "format_whole", "load_scenario"]
 
 
 class BrokenLocustfileError(BackstayError):
@@ -56,8 +57,14 @@ def load_scenario(plan: Plan) -> Scenario:
             hint=f"Remove it and use --users and --spawn-rate, or run: locust -f {name}",
         )
     _refuse_idle(user_classes.values(), name=name)
-    found = getattr(sys.modules[plan.locustfile.stem], "thresholds", {})
+    found = getattr(_find_module(plan.locustfile), "thresholds", {})
     return Scenario(list(user_classes.values()), check_thresholds(found, plan.routes))
+
+
+def _find_module(path: Path) -> ModuleType:
+    # Not by its name: Locust calls a locust.py otherwise.
+    modules = list(sys.modules.values())
+    return next(module for module in modules if getattr(module, "__file__", None) == str(path))
 
 
 def _refuse_idle(user_classes: Iterable[type[User]], *, name: str) -> None:

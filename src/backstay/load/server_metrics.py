@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from threading import Event, Thread
 from typing import Final
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 __all__ = ["MetricsWatch", "ServerFigures", "parse_metrics"]
 
@@ -87,6 +88,8 @@ class MetricsWatch:
     def __init__(self, url: str, *, token: str | None = None) -> None:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._request = Request(f"{url}/metrics", headers=headers)  # noqa: S310  http or https: whoever made it has looked
+        # The load goes to the service itself; so do we, whatever proxy the environment names.
+        self._opener = build_opener(ProxyHandler({}))
         self._looks: list[list[Sample]] = []
         self.refusal: int | None = None
         """The status that the service last answered with instead of metrics, such as 404 or 401."""
@@ -111,12 +114,12 @@ class MetricsWatch:
 
     def _look(self) -> None:
         try:
-            with urlopen(self._request, timeout=_PATIENCE_SECONDS) as answer:  # noqa: S310
+            with self._opener.open(self._request, timeout=_PATIENCE_SECONDS) as answer:
                 self._looks.append(parse_metrics(answer.read().decode()))
         except HTTPError as error:
             self.refusal = error.code
             error.close()
-        except (OSError, UnicodeDecodeError):
+        except (OSError, HTTPException, UnicodeDecodeError):
             pass  # a service under load may miss a look
 
     def summarize(self) -> ServerFigures | None:

@@ -74,10 +74,13 @@ class ServiceUser(FastHttpUser):
     """Somebody who uses the service; subclass it, and give it tasks and a `wait_time`.
 
     `self.client` is Locust's own fast client, which keeps its connection. Each of its requests carries an id
-    of its own, counts for the route that its path belongs to, and fails with a `FailedRequestError`.
+    of its own, counts for the route that its path belongs to, and fails with a `FailedRequestError`. It waits
+    10 seconds for a connection and 30 for an answer, and checks certificates; `connection_timeout`,
+    `network_timeout` and `insecure` change that.
     """
 
     abstract = True
+    insecure = False
     connection_timeout = 10.0
     network_timeout = 30.0
 
