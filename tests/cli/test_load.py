@@ -46,11 +46,10 @@ def locustfile(project: Any) -> Path:
 
 class _Answering(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        if self.path == "/metrics":
-            self.send_error(404)
-            return
-        self.send_response(200)
+        metrics = self.server.metrics  # type: ignore[attr-defined]  # ours
+        self.send_response(404 if self.path == "/metrics" and metrics is None else 200)
         self.end_headers()
+        self.wfile.write((metrics or "").encode())
         if self.path == "/things":
             self.server.has_answered.set()  # type: ignore[attr-defined]  # ours
 
@@ -63,6 +62,7 @@ def listener() -> Iterator[HTTPServer]:
     """Somebody who answers whatever is asked."""
     with HTTPServer(("127.0.0.1", 0), _Answering) as server:
         server.has_answered = Event()  # type: ignore[attr-defined]  # ours
+        server.metrics = None  # type: ignore[attr-defined]  # ours
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
@@ -74,11 +74,12 @@ def address(listener: HTTPServer) -> str:
 
 
 def test_a_run_shows_each_route_and_its_exit_code_tells_whether_thresholds_were_met(
-    backstay_process: Any, locustfile: Path, address: str
+    backstay_process: Any, locustfile: Path, listener: Any, address: str
 ) -> None:
     short = ("load", "--against", address, "--duration", "1s", "--users", "3")
     met = backstay_process(*short)
     locustfile.write_text(_FILE.format(limit=0.001))
+    listener.metrics = "backstay_db_queries_total 7\n"
     missed = backstay_process(*short, "--json", "--report", "missed.html")
 
     titles, row = met.out.splitlines()
@@ -92,6 +93,8 @@ def test_a_run_shows_each_route_and_its_exit_code_tells_whether_thresholds_were_
     outcome = json.loads(missed.out)
     assert (missed.code, outcome["is_met"]) == (1, False)
     assert outcome["verdicts"][0]["shortcomings"] == ["too slow"]
+    assert outcome["server"]["queries"] == 0
+    assert "The service meanwhile: 0 commits, " in missed.err
     assert outcome["report"] == str(locustfile.parent / "missed.html")
 
 
@@ -306,6 +309,17 @@ def test_a_broken_locustfile_is_one_message_and_its_traceback_comes_on_demand(
     assert (short.code, short.err) == (3, message)
     assert long.err.startswith("Traceback (most recent call last):")
     assert long.err.endswith(message)
+
+
+def test_a_process_that_dies_is_told(backstay: Any, locustfile: Path, address: str) -> None:
+    locustfile.write_text("import os, signal\n\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    outcome = backstay("load", "--against", address)
+
+    assert outcome.code == 3
+    assert outcome.err == (
+        "error: The process that makes the load ended with code -9 before it was done.\n"
+        "hint: What it wrote stands above.\n"
+    )
 
 
 def test_a_taken_port_or_a_report_that_cannot_be_written_is_told_before_the_start(
