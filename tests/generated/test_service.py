@@ -124,6 +124,7 @@ def test_it_has_at_most_30_files_and_700_lines_of_python_to_know(tmp_path: Path)
 
     assert len([path for path in service.rglob("*") if path.is_file()]) <= 30
     assert count_lines(service, "src", "migrations") <= 700
+    assert len((service / "locustfile.py").read_text().splitlines()) <= 50
     assert count_lines(service, "tests") <= 200
 
 

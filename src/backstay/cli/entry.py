@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  for the same reason
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -135,3 +136,77 @@ def explain(
 
     with reporting(traceback=traceback):
         explain_app(app, as_json=as_json)
+
+
+def _read_duration(value: str) -> timedelta:
+    from pydantic import TypeAdapter, ValidationError
+
+    from backstay.settings.sections import Duration
+
+    try:
+        duration: timedelta = TypeAdapter(Duration).validate_python(value)
+    except ValidationError:
+        raise typer.BadParameter(f"{value} is no duration; write it like 60s or 5m") from None
+    if duration < timedelta(seconds=1):
+        raise typer.BadParameter(f"{value} is too short; a run takes at least 1s")
+    return duration
+
+
+@app.command()
+def load(  # noqa: PLR0913, PLR0917  one for each option
+    users: Annotated[int, typer.Option(min=1, help="How many use the service at once.")] = 10,
+    spawn_rate: Annotated[float, typer.Option(min=0.1, help="How many of them come each second.")] = 10,
+    duration: Annotated[
+        timedelta, typer.Option(parser=_read_duration, metavar="DURATION", help="How long: 60s, 5m.")
+    ] = "30s",  # type: ignore[assignment]  # Typer has it parsed
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where it answers, instead of the settings server.host and server.port.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_remote: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="The host of --against again, when it is not this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write the HTML report.", show_default="build/load.html"),
+    ] = None,
+    locustfile: Annotated[Path, typer.Option(metavar="FILE", help="What the users do.")] = Path(
+        "locustfile.py"
+    ),
+    web: Annotated[bool, typer.Option("--web", help="Serve Locust's page, and start the run there.")] = False,
+    web_port: Annotated[int, typer.Option(min=1, max=65535, help="The port of that page.")] = 8089,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show the result only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON, for machines.")] = False,
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Load the running service with the users of its locustfile.
+
+    Ends with 0 when every route kept its threshold, 1 when one did not, 3 when no run took place.
+    """
+    from backstay.cli.load import COULD_NOT_RUN, LoadOptions, load_service
+
+    options = LoadOptions(
+        locustfile=locustfile,
+        users=users,
+        spawn_rate=spawn_rate,
+        duration=duration,
+        report=report,
+        against=against,
+        allow_remote=allow_remote,
+        web_port=web_port if web else None,
+        quiet=quiet,
+        as_json=as_json,
+        traceback=traceback,
+    )
+    with reporting(traceback=traceback, code=COULD_NOT_RUN):
+        raise typer.Exit(load_service(app, options))

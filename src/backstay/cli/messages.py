@@ -39,11 +39,12 @@ def complain(message: str, *, hint: str | None = None) -> None:
 
 
 @contextmanager
-def reporting(*, traceback: bool = False) -> Iterator[None]:
-    """Turn an error inside the block into one message and the exit code 1.
+def reporting(*, traceback: bool = False, code: int = 1) -> Iterator[None]:
+    """Turn an error inside the block into one message and an exit code.
 
     Args:
         traceback: Write the whole traceback first, when there is one worth reading.
+        code: The exit code.
     """
     try:
         yield
@@ -54,7 +55,7 @@ def reporting(*, traceback: bool = False) -> Iterator[None]:
         raise typer.Exit(NOBODY_READS) from None
     except Exception as error:  # noqa: BLE001  the edge: whatever it is, it is told
         write_error(error, traceback=traceback)
-        raise typer.Exit(1) from None
+        raise typer.Exit(code) from None
 
 
 def find_origin(error: BaseException) -> BaseException:
