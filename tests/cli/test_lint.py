@@ -1,4 +1,4 @@
-"""`backstay db lint`; what it finds is tested in tests/db/test_migration_lint.py."""
+"""`backstay db lint`; what it finds is tested in tests/db/migrations/test_lint.py."""
 
 import json
 from pathlib import Path

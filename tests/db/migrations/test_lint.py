@@ -22,7 +22,7 @@ from backstay.db.migrations import (
 )
 from backstay.db.migrations.lint import RULES, LintReport, Lock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "guides" / "migration-lint.md"
 SECTIONS = re.split(r"^### `", GUIDE.read_text(), flags=re.MULTILINE)[1:]
 EXAMPLES = {
