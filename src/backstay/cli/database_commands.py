@@ -170,7 +170,7 @@ def lint(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REVISION|PATH]...", help="Which to look at; all without any.", show_default=False
+            metavar="REVISION|PATH", help="Which to look at; all without any.", show_default=False
         ),
     ] = None,
     since: Annotated[

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -21,6 +23,8 @@ from backstay.db.migrations import (
     UnknownTargetError,
 )
 from backstay.db.migrations.lint import RULES, LintReport, Lock
+from backstay.db.migrations.lint._operations import read_operations
+from backstay.db.migrations.lint._statements import split_statements
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "guides" / "migration-lint.md"
@@ -479,6 +483,66 @@ def test_raw_sql_is_read_as_it_is_written(files: Files, statement: str, found: s
     assert files.lint(f"op.execute({statement!r})") == ([f"1: {found}"] if found else [])
 
 
+VOCABULARY = """
+CREATE ALTER DROP TABLE INDEX UNIQUE CONCURRENTLY TRIGGER ON ONLY IF NOT EXISTS COLUMN ADD CONSTRAINT CHECK
+FOREIGN KEY REFERENCES PRIMARY EXCLUDE USING DEFAULT NULL TYPE SET VALIDATE RENAME TO REINDEX VACUUM FULL
+CLUSTER TRUNCATE WITH UPDATE DELETE FROM INSERT INTO SELECT REFRESH MATERIALIZED VIEW LOCK IN MODE
+a b.c "d" ' $$ ( ) , ; . :: /* */ -- 1
+"""
+words_of_sql = st.sampled_from(VOCABULARY.split())
+starts_of_sql = st.sampled_from(
+    ["CREATE INDEX", "ALTER TABLE a ADD", "ALTER TABLE a", "CREATE TRIGGER a", "DROP"]
+)
+
+
+@given(
+    st.builds(
+        lambda start, rest: [start, *rest], words_of_sql | starts_of_sql, st.lists(words_of_sql, max_size=8)
+    )
+)
+def test_no_statement_is_too_broken_to_be_read(some: list[str]) -> None:
+    for statement in split_statements(" ".join(some)):
+        assert all(len(operation.tables) <= 2 for operation in read_operations(statement))
+
+
+@given(st.text())
+def test_no_text_is_too_broken_to_be_split(text: str) -> None:
+    assert all(statement in text for statement in split_statements(text))
+
+
+def test_a_scan_while_another_table_is_locked_is_named(files: Files) -> None:
+    files.write(
+        "checked",
+        """
+        op.add_column("customers", sa.Column("a", sa.Integer()))
+        op.execute("ALTER TABLE orders VALIDATE CONSTRAINT total_positive")
+        """,
+    )
+
+    (finding,) = files.migrations.lint().findings
+
+    assert (finding.line - 10, finding.rule) == (2, "validate-in-same-transaction")
+    assert (
+        "all rows of orders while this transaction still holds ACCESS EXCLUSIVE on customers"
+        in finding.message
+    )
+
+
+def test_types_and_tables_that_the_connection_creates_are_seen(files: Files) -> None:
+    assert (
+        files.lint(
+            """
+            sa.Enum("a", name="letters").create(op.get_bind(), checkfirst=True)
+            new = sa.Table("new", sa.MetaData(), sa.Column("id", sa.Integer(), index=True))
+            new.create(op.get_bind())
+            op.execute("ALTER TYPE letters ADD VALUE 'b'")
+            op.drop_table("new")
+            """
+        )
+        == []
+    )
+
+
 def test_a_transaction_that_is_ended_by_hand_holds_nothing_any_more(files: Files) -> None:
     assert files.lint(
         """
@@ -539,10 +603,11 @@ def test_statements_on_the_connection_are_seen_too(files: Files) -> None:
         """
         connection = op.get_bind()
         connection.execute(sa.text("DELETE FROM orders WHERE id = :id"), {"id": 1})
+        op.bulk_insert(sa.table("colours", sa.column("name")), [])
         op.bulk_insert(sa.table("colours", sa.column("name")), [{"name": object()}])
         op.execute(sa.update(sa.table("orders", sa.column("a"))).values(a=b"bytes"))
         """
-    ) == ["2: data-change", "4: data-change"]
+    ) == ["2: data-change", "5: data-change"]
 
 
 # -- Python
@@ -677,6 +742,10 @@ def test_squawk_speaks_where_our_rules_have_nothing_to_say(files: Files) -> None
         op.execute("DROP VIEW totals")  # allow[ban-drop-view]: nobody has read it since 1.4
         """
     ) == ["3: ban-drop-view"]
+
+
+def test_a_mistake_of_syntax_is_told_once(files: Files) -> None:
+    assert files.lint("pass\nop.execute('SELEC 1 FROM FROM t;')") == ["2: syntax-error"]
 
 
 def test_each_finding_is_one_cause(files: Files) -> None:

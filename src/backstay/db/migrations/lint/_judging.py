@@ -97,7 +97,7 @@ class Judge:
         match operation.rule:
             case "data-change" if is_locked:
                 return "schema-and-data"
-            case None if operation.kind == "validates" and operation.lock and self._blocked(operation):
+            case None if operation.kind == "validates" and operation.lock and self._blocking():
                 return "validate-in-same-transaction"
         return None if self._is_harmless(operation, statement, is_locked=is_locked) else operation.rule
 
@@ -113,12 +113,14 @@ class Judge:
                 return self._ledger.is_proven(operation.tables[0], operation.column)
         return False
 
-    def _blocked(self, operation: Operation) -> list[str]:
-        return sorted(self._held.get(operation.tables[0], set()) & _BLOCKS_WRITES)
+    def _blocking(self) -> list[str]:
+        """Return the locks that keep others from writing, with their tables."""
+        held = ((table, max(locks, key=list(Lock).index)) for table, locks in self._held.items())
+        return [f"{lock} on {table}" for table, lock in held if lock in _BLOCKS_WRITES]
 
     def _subject(self, operation: Operation, rule: str) -> str:
         if rule == "validate-in-same-transaction":
-            return " and ".join(self._blocked(operation))
+            return " and ".join(self._blocking())
         return operation.what
 
     def _locked_beside(self, table: str) -> list[str]:

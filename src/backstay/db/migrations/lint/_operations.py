@@ -69,16 +69,15 @@ def _create(words: Sequence[str]) -> Iterator[Operation]:
     match words:
         case ["UNIQUE", *rest] if rest[:1] == ["INDEX"]:
             yield from _create(rest)
-        case ["INDEX", "CONCURRENTLY", *rest]:
+        case ["INDEX", "CONCURRENTLY", _, *_]:
             lock = Lock.SHARE_UPDATE_EXCLUSIVE
-            yield from _index(rest, Operation(lock=lock, what="CREATE INDEX CONCURRENTLY"))
-        case ["INDEX", *rest]:
-            yield from _index(rest, Operation(rule="index-not-concurrent", lock=Lock.SHARE))
+            yield from _index(words[2:], Operation(lock=lock, what="CREATE INDEX CONCURRENTLY"))
+        case ["INDEX", _, *_]:
+            yield from _index(words[1:], Operation(rule="index-not-concurrent", lock=Lock.SHARE))
         case ["OR", "REPLACE", *rest] | ["CONSTRAINT", *rest] if "TRIGGER" in rest[:2]:
             yield from _create(rest)
         case ["TRIGGER", name, *rest] if "ON" in rest:
-            table = name_of(rest[rest.index("ON") + 1])
-            yield Operation((table,), "trigger", Lock.SHARE_ROW_EXCLUSIVE, name_of(name))
+            yield Operation((_name_after("ON", rest),), "trigger", Lock.SHARE_ROW_EXCLUSIVE, name_of(name))
         case ["TABLE" | "TYPE", name, *_] | ["MATERIALIZED", "VIEW", name, *_]:
             yield Operation((name_of(name),), kind="creates")
         case ["TEMP" | "TEMPORARY" | "UNLOGGED" | "LOCAL" | "GLOBAL", *rest]:
@@ -86,14 +85,17 @@ def _create(words: Sequence[str]) -> Iterator[Operation]:
 
 
 def _index(words: Sequence[str], base: Operation) -> Iterator[Operation]:
-    if "ON" not in words:
-        return
-    position = words.index("ON")
-    name, table = name_of(words[0]) if position else "", name_of(words[position + 1])
-    yield Operation((name, table), kind="indexes")
+    table = _name_after("ON", words)
+    yield Operation(("" if words[:1] == ["ON"] else name_of(words[0]), table), kind="indexes")
     yield Operation(
         (table,), base.rule, base.lock, base.what, is_refused_in_transaction="CONCURRENTLY" in base.what
     )
+
+
+def _name_after(keyword: str, words: Sequence[str]) -> str:
+    """Return the name behind a keyword; nothing when the statement ends before."""
+    behind = words[words.index(keyword) + 1 :] if keyword in words else ()
+    return name_of(behind[0]) if behind else ""
 
 
 def _drop(words: Sequence[str]) -> Iterator[Operation]:
@@ -168,7 +170,7 @@ def _constraint(table: str, words: Sequence[str], name: str) -> Iterator[Operati
             if is_checked:
                 yield Operation((table,), what=name, kind="validates")
         case ["FOREIGN", "KEY", *rest]:
-            tables = tuple(dict.fromkeys((table, name_of(rest[rest.index("REFERENCES") + 1]))))
+            tables = tuple(dict.fromkeys((table, _name_after("REFERENCES", rest))))
             yield Operation(tables, "foreign-key" if is_checked else None, Lock.SHARE_ROW_EXCLUSIVE, name)
         case ["UNIQUE" | "PRIMARY", *rest] if "USING" in rest and "INDEX" in rest:
             yield Operation((table,), None, Lock.ACCESS_EXCLUSIVE, name)
@@ -218,7 +220,7 @@ def _column(table: str, column: str, definition: Sequence[str]) -> Iterator[Oper
         yield Operation((table,), "check-constraint", lock, column)
     # PostgreSQL knows that a new column without a default refers to nothing.
     if "REFERENCES" in definition and default:
-        other = name_of(definition[definition.index("REFERENCES") + 1])
+        other = _name_after("REFERENCES", definition)
         yield Operation((table, other), "foreign-key", Lock.SHARE_ROW_EXCLUSIVE, column)
 
 
@@ -279,7 +281,7 @@ def _reindex(words: Sequence[str]) -> Iterator[Operation]:
         what = "REINDEX CONCURRENTLY"
         yield Operation(_last_name(words), what=what, is_refused_in_transaction=True)
     else:
-        yield Operation(_last_name(words), "reindex", Lock.SHARE, what=words[-2] if len(words) > 1 else "")
+        yield Operation(_last_name(words), "reindex", Lock.SHARE)
 
 
 def _last_name(words: Sequence[str]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ _ALL = (
     ),
     Rule(
         "drop-index-not-concurrent",
-        "DROP INDEX takes {lock} on {table}, and behind every running query of it: {blocks} wait.",
+        "DROP INDEX takes {lock} on {table}, after all its running queries: {blocks} wait behind it.",
         "Pass postgresql_concurrently=True, inside of `with op.get_context().autocommit_block():`.",
         Lock.ACCESS_EXCLUSIVE,
     ),
@@ -88,7 +88,7 @@ _ALL = (
         "ADD COLUMN {what} with a value of its own for every row holds {lock} on {table} while all rows are "
         "written anew: {blocks} wait.",
         "Add the column empty, set the default for new rows with op.alter_column, and fill the old rows "
-        "with `backstay db data`.",
+        "in a data migration: `backstay db data new`.",
         Lock.ACCESS_EXCLUSIVE,
     ),
     Rule(
@@ -101,8 +101,8 @@ _ALL = (
         "column-type",
         "The new type of {what} holds {lock} on {table} while all rows and indexes are written anew: "
         "{blocks} wait.",
-        "Add a column of the new type, write both, fill the old rows with `backstay db data`, then drop the "
-        "old column; a wider varchar or numeric needs existing_type to be seen as harmless.",
+        "Add a column of the new type, write both, fill the old rows in a data migration, then drop the old "
+        "column; a wider varchar or numeric needs existing_type to be seen as harmless.",
         Lock.ACCESS_EXCLUSIVE,
     ),
     Rule(
@@ -145,8 +145,8 @@ _ALL = (
     ),
     Rule(
         "validate-in-same-transaction",
-        "VALIDATE CONSTRAINT reads all rows of {table} under the {what} that this transaction took before: "
-        "others wait as if the constraint had not been NOT VALID.",
+        "VALIDATE CONSTRAINT reads all rows of {table} while this transaction still holds {what}: who waits "
+        "for that waits as long.",
         "Put it into `with op.get_context().autocommit_block():`.",
     ),
     Rule(
@@ -184,13 +184,13 @@ _ALL = (
         "data-change",
         "{what} in a migration holds {lock} on {table}, and every row it touches, in one transaction: "
         "{blocks} wait.",
-        "Move it into a data migration, which runs in batches: `backstay db data`.",
+        "Move it into a data migration, which runs in batches: `backstay db data new`.",
         Lock.ROW_EXCLUSIVE,
     ),
     Rule(
         "schema-and-data",
         "{what} of {table} writes row after row while this transaction holds {lock}: {blocks} wait.",
-        "Move it into a data migration, which runs in batches: `backstay db data`.",
+        "Move it into a data migration, which runs in batches: `backstay db data new`.",
         Lock.ACCESS_EXCLUSIVE,
     ),
     Rule(
@@ -203,7 +203,7 @@ _ALL = (
     Rule(
         "truncate",
         "TRUNCATE takes {lock} on {table} and removes all rows, also those that were written a moment ago.",
-        "Delete in batches in a data migration, `backstay db data`; or swap an empty table in.",
+        "Delete in batches in a data migration, `backstay db data new`; or swap an empty table in.",
         Lock.ACCESS_EXCLUSIVE,
     ),
     Rule(
@@ -239,7 +239,7 @@ _ALL = (
     Rule(
         "cannot-be-rendered",
         "upgrade() stopped here when it ran without a database, so what follows is not checked: {what}.",
-        "Write statements that need no answer of the database; work on rows belongs into `backstay db data`.",
+        "Write statements that need no answer of the database; work on rows is for a data migration.",
     ),
     Rule(
         "imports-models",

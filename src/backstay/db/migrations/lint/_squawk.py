@@ -8,6 +8,7 @@ import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,11 +93,9 @@ def _run(program: Path, folder: str) -> list[dict[str, Any]]:
 
 
 def _find_line(statements: Sequence[Statement], line: int) -> int:
-    for statement in statements:
-        line -= statement.sql.count("\n") + 2
-        if line < 0:
-            return statement.line
-    return statements[-1].line
+    ends = accumulate(statement.sql.count("\n") + 2 for statement in statements)
+    found = (statement.line for statement, end in zip(statements, ends, strict=True) if line < end)
+    return next(found, statements[-1].line)
 
 
 def _sentence(text: str) -> str:
