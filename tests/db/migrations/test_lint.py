@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent, indent
 from types import ModuleType
@@ -63,8 +64,6 @@ op.execute(
 )
 """
 
-pytestmark = pytest.mark.anyio
-
 
 class Files:
     """Writes the migrations of a directory, one after the other."""
@@ -101,14 +100,21 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-async def shop(files: Files, empty_engine: AsyncEngine) -> AsyncEngine:
+async def postgresql(shared_postgresql_url: str, open_engine: Callable[[str], AsyncEngine]) -> AsyncEngine:
+    """An empty PostgreSQL: the module's database with its schema made anew."""
+    engine = open_engine(shared_postgresql_url)
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        await connection.execute(sa.text("CREATE SCHEMA public"))
+    return engine
+
+
+@pytest.fixture
+async def shop(files: Files, postgresql: AsyncEngine) -> AsyncEngine:
     """A PostgreSQL with the tables of the guide's examples."""
     files.write("shop", SHOP)
-    await files.migrations.upgrade(empty_engine)
-    return empty_engine
-
-
-on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+    await files.migrations.upgrade(postgresql)
+    return postgresql
 
 
 def rules(report: LintReport) -> list[str]:
@@ -118,7 +124,6 @@ def rules(report: LintReport) -> list[str]:
 # -- each rule of the guide, on the server
 
 
-@on_postgresql
 @pytest.mark.parametrize("rule", [one for one in DANGERS if RULES[one].lock])
 async def test_the_lock_of_a_finding_is_the_one_that_the_server_reports(
     rule: str, files: Files, shop: AsyncEngine
@@ -148,7 +153,6 @@ async def strongest_lock(engine: AsyncEngine, table: str) -> Lock | None:
     return max((lock for lock in Lock if lock in names), key=list(Lock).index, default=None)
 
 
-@on_postgresql
 @pytest.mark.parametrize("rule", DANGERS)
 async def test_the_safe_way_of_the_guide_is_clean_and_runs(
     rule: str, files: Files, shop: AsyncEngine
@@ -164,7 +168,6 @@ async def test_the_safe_way_of_the_guide_is_clean_and_runs(
     assert len(ran) == len(EXAMPLES[rule]) - 1 > 0
 
 
-@on_postgresql
 @pytest.mark.parametrize(
     ("rule", "afterwards", "words"),
     [
@@ -209,7 +212,6 @@ def test_every_rule_that_reads_sql_has_an_example() -> None:
     assert set(EXAMPLES) == set(RULES) - of_python
 
 
-@on_postgresql
 @pytest.mark.parametrize("lock", list(Lock))
 async def test_what_a_lock_blocks(lock: Lock, shop: AsyncEngine) -> None:
     async with shop.connect() as holder, shop.connect() as other:
@@ -267,9 +269,8 @@ DEFAULTS = [
 ]
 
 
-@on_postgresql
 async def test_the_types_that_are_named_are_those_that_the_server_writes_anew(
-    files: Files, empty_engine: AsyncEngine
+    files: Files, postgresql: AsyncEngine
 ) -> None:
     tables = [f"CREATE TABLE t{number} (c {spelled})" for number, (spelled, *_) in enumerate(TYPES)]
     changes = [
@@ -277,14 +278,13 @@ async def test_the_types_that_are_named_are_those_that_the_server_writes_anew(
         for number, (_, before, after, _) in enumerate(TYPES)
     ]
 
-    named, rewritten = await named_and_rewritten(files, empty_engine, tables, changes, "column-type")
+    named, rewritten = await named_and_rewritten(files, postgresql, tables, changes, "column-type")
 
     assert named == rewritten == [is_named for *_, is_named in TYPES]
 
 
-@on_postgresql
 async def test_the_defaults_that_are_named_are_those_that_the_server_writes_into_each_row(
-    files: Files, empty_engine: AsyncEngine
+    files: Files, postgresql: AsyncEngine
 ) -> None:
     tables = [f"CREATE TABLE t{number} (a integer)" for number in range(len(DEFAULTS))]
     changes = [
@@ -293,7 +293,7 @@ async def test_the_defaults_that_are_named_are_those_that_the_server_writes_into
     ]
 
     named, rewritten = await named_and_rewritten(
-        files, empty_engine, ["CREATE SEQUENCE numbers", *tables], changes, "volatile-default"
+        files, postgresql, ["CREATE SEQUENCE numbers", *tables], changes, "volatile-default"
     )
 
     assert named == rewritten == [is_named for _, is_named in DEFAULTS]
@@ -350,7 +350,6 @@ HARMLESS = [
 ]
 
 
-@on_postgresql
 async def test_the_strongest_lock_is_known_of_what_is_harmless_alone(files: Files, shop: AsyncEngine) -> None:
     seen: dict[str, bool] = {}
     async with shop.connect() as connection:
