@@ -57,6 +57,17 @@ for statement in (
 ):
     op.execute(statement)
 """
+SHOP_ON_SQLITE = """
+for statement in (
+    "CREATE TABLE customers (id bigint PRIMARY KEY, name varchar(80) NOT NULL)",
+    "CREATE TABLE orders (reference bigint NOT NULL, customer_id bigint, email varchar(100),"
+    " total numeric(10, 2), quantity integer, note text)",
+    "CREATE INDEX ix_orders_email ON orders (email)",
+    "INSERT INTO customers VALUES (1, 'name')",
+    "INSERT INTO orders VALUES (1, 1, 'mail', 1, 1, 'note')",
+):
+    op.execute(statement)
+"""
 SEE_LOCKS = """
 op.execute(
     "INSERT INTO seen_locks SELECT relname, mode FROM pg_locks JOIN names ON oid = relation"
@@ -166,6 +177,30 @@ async def test_the_safe_way_of_the_guide_is_clean_and_runs(
     assert report.findings == ()
     assert report.linted == ran
     assert len(ran) == len(EXAMPLES[rule]) - 1 > 0
+
+
+# Their safe ways are about things that SQLite has not.
+OF_POSTGRESQL = {
+    "enum-value-in-transaction",
+    "exclusion-constraint",
+    "refresh-materialized-view",
+    "reindex",
+    "table-rewrite",
+    "trigger",
+    "truncate",
+}
+
+
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("rule", sorted(set(DANGERS) - OF_POSTGRESQL))
+async def test_the_safe_way_of_the_guide_runs_on_sqlite_too(
+    rule: str, files: Files, empty_engine: AsyncEngine
+) -> None:
+    files.write("shop", SHOP_ON_SQLITE)
+    for number, safe in enumerate(EXAMPLES[rule][1:]):
+        files.write(f"safe{number}", safe)
+
+    await files.migrations.upgrade(empty_engine)
 
 
 @pytest.mark.parametrize(
