@@ -1,4 +1,4 @@
-"""`backstay db lint`; what it finds is tested in tests/db/migrations/test_lint.py."""
+"""`backstay db lint`; what it finds is tested in tests/db/migrations/lint/."""
 
 import json
 from pathlib import Path
