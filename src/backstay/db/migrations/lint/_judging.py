@@ -39,6 +39,7 @@ class Ledger:
                 self.tables_of_indexes[index] = table
             case Operation(kind="proves", tables=(table,), what=name, column=column):
                 self.checks[table, name] = column
+                self.validated.discard((table, name))
             case Operation(kind="validates", tables=(table,), what=name):
                 self.validated.add((table, name))
             case Operation(kind="drops-constraint", tables=(table,), what=name):
