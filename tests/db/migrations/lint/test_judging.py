@@ -62,6 +62,17 @@ def test_each_operation_of_a_batch_is_reported_at_its_own_line(files: Files) -> 
     ) == ["3: index-not-concurrent", "7: drop-column"]
 
 
+def test_a_batch_runs_at_its_end_whatever_is_around_its_operations(files: Files) -> None:
+    index = 'batch_op.create_index("ix", ["a"], postgresql_concurrently=True)'
+    batch, block = (
+        'with op.batch_alter_table("orders") as batch_op:',
+        "with op.get_context().autocommit_block():",
+    )
+
+    assert files.lint(f"{block}\n    {batch}\n        {index}\npass") == []
+    assert files.lint(f"{batch}\n    {block}\n        {index}\npass") == ["3: concurrent-in-transaction"]
+
+
 def test_an_operation_of_a_function_of_the_file_is_reported_where_it_is_called(files: Files) -> None:
     assert files.lint(
         """

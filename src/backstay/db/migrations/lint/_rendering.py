@@ -78,6 +78,7 @@ class _Recorder(PostgresqlImpl):
 
     path: Path
     statements: list[Statement]
+    batched_line: int | None = None
 
     def static_output(self, text: str) -> None:
         self._record(text)
@@ -100,10 +101,16 @@ class _Recorder(PostgresqlImpl):
     def _record(self, text: str, clause: object = None) -> None:
         for sql in split_statements(text):
             self.statements.append(
-                Statement(sql, self._find_line(), _index_table(clause), self._is_widening(clause))
+                Statement(
+                    sql,
+                    self.batched_line or self.find_line(),
+                    _index_table(clause),
+                    self._is_widening(clause),
+                )
             )
 
-    def _find_line(self) -> int:
+    def find_line(self) -> int:
+        """Return the line of the migration that is running."""
         frame = sys._getframe(1)  # noqa: SLF001 - the documented way to the caller
         while frame.f_code.co_filename != str(self.path) and frame.f_back:
             frame = frame.f_back
@@ -152,7 +159,7 @@ def _operations(recorder: _Recorder) -> Iterator[None]:
     recorder.connection = context.connection
     context.impl = recorder
     operations = Operations(context)
-    operations.batch_alter_table = _unbatched(operations)  # type: ignore[method-assign]
+    operations.batch_alter_table = _batching(operations, recorder)  # type: ignore[method-assign]
     operations._install_proxy()  # noqa: SLF001 - as Operations.context does, which forgets it after an error
     try:
         yield
@@ -160,25 +167,32 @@ def _operations(recorder: _Recorder) -> Iterator[None]:
         operations._remove_proxy()  # noqa: SLF001
 
 
-def _unbatched(operations: Operations) -> Any:
-    """Return a batch_alter_table whose operations run when they are called, so that their lines are known."""
+def _batching(operations: Operations, recorder: _Recorder) -> Any:
+    """Return a batch_alter_table that knows at which line each of its operations was called."""
 
     @contextmanager
     def batch_alter_table(*arguments: Any, **options: Any) -> Iterator[BatchOperations]:
         with Operations.batch_alter_table(operations, *arguments, **options) as batch:
-            batch.impl.batch = _AtOnce(operations.impl)
+            batch.impl.batch = _Batch(recorder)
             yield batch
 
     return batch_alter_table
 
 
-class _AtOnce(list[Any]):
-    """A batch that keeps nothing."""
+class _Batch(list[Any]):
+    """The operations of a batch, which are run at its end."""
 
-    def __init__(self, impl: Any) -> None:
+    def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
-        self._impl = impl
+        self._recorder = recorder
+        self._lines: list[int] = []
 
-    def append(self, call: tuple[str, tuple[Any, ...], dict[str, Any]]) -> None:
-        name, arguments, options = call
-        getattr(self._impl, name)(*arguments, **options)
+    def append(self, call: Any) -> None:
+        self._lines.append(self._recorder.find_line())
+        super().append(call)
+
+    def __iter__(self) -> Iterator[Any]:
+        for call, line in zip(super().__iter__(), self._lines, strict=True):
+            self._recorder.batched_line = line
+            yield call
+        self._recorder.batched_line = None
