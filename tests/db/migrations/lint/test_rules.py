@@ -9,9 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from backstay.db.migrations import (
-    MigrationFailedError,
-)
+from backstay.db.migrations import MigrationError, MigrationFailedError
 from backstay.db.migrations.lint import RULES, Lock
 
 from .conftest import DANGERS, EXAMPLES, GUIDE, Files, rules
@@ -118,6 +116,21 @@ async def test_what_is_said_to_fail_fails(
 
     assert rule in rules(files.migrations.lint("danger"))
     with pytest.raises(MigrationFailedError, match=words):
+        await files.migrations.upgrade(shop)
+
+
+async def test_a_block_inside_of_a_batch_ends_before_the_batch_runs(files: Files, shop: AsyncEngine) -> None:
+    files.write(
+        "danger",
+        """
+        with op.batch_alter_table("orders") as batch_op:
+            with op.get_context().autocommit_block():
+                batch_op.create_index("ix_orders_total", ["total"], postgresql_concurrently=True)
+        """,
+    )
+
+    assert rules(files.migrations.lint("danger")) == ["concurrent-in-transaction"]
+    with pytest.raises(MigrationError, match="cannot run inside a transaction block"):
         await files.migrations.upgrade(shop)
 
 
