@@ -38,6 +38,13 @@ async def empty_url(backend: str, tmp_path: Path) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+async def shared_postgresql_url() -> AsyncIterator[str]:
+    """The address of a PostgreSQL database that the tests of a module share, one after the other."""
+    async with _created_on_the_server() as url:
+        yield url
+
+
 @asynccontextmanager
 async def _created_on_the_server() -> AsyncIterator[str]:
     server = await _connect_or_skip()

@@ -163,3 +163,33 @@ def check(app: AppOption = None, traceback: TracebackOption = False) -> None:
 
     with reporting(traceback=traceback):
         raise typer.Exit(check_database(app))
+
+
+@database_commands.command()
+def lint(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="REVISION|PATH", help="Which to look at; all without any.", show_default=False
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REVISION", help="Only those that a database at REVISION lacks.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")] = False,
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Say what migrations would do to a busy PostgreSQL, and how to do without.
+
+    No database is asked: upgrade() runs against nothing, and its SQL is read for PostgreSQL, also while
+    the service uses SQLite; downgrade() is not looked at. `# allow[rule]: reason` on a call or above it
+    allows it. Exits with 1 when there are findings, with 2 when a REVISION or PATH is none.
+    """
+    from backstay.cli.lint import lint as lint_migrations
+
+    with reporting(traceback=traceback):
+        raise typer.Exit(lint_migrations(app, targets=targets or (), since=since, as_json=as_json))

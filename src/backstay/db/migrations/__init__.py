@@ -17,6 +17,7 @@ from backstay.db.migrations._errors import (
     UndeclaredTablesError,
     UndroppableTableError,
     UnknownRevisionError,
+    UnknownTargetError,
 )
 from backstay.db.migrations._revision import MergeOptions, PlaceOptions, Revision
 from backstay.db.migrations._runner import Migrations
@@ -39,4 +40,5 @@ __all__ = [
     "UndeclaredTablesError",
     "UndroppableTableError",
     "UnknownRevisionError",
+    "UnknownTargetError",
 ]

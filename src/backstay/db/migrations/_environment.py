@@ -1,4 +1,4 @@
-"""Alembic's environment: what an `env.py` would say. Nothing else imports Alembic, which takes its time."""
+"""Alembic's environment: what an `env.py` would say. Only the lint imports it too: Alembic takes its time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ MigrationError(ConfigurationError)
 ├── NothingToMigrateError     the models and the database agree
 ├── UndeclaredTablesError     the database has tables that no model declares
 ├── UndroppableTableError     a table was to be dropped that must not be
-└── UnknownRevisionError      no file has that revision
+├── UnknownRevisionError      no file has that revision
+└── UnknownTargetError        no migration, or no single one, is at that path or begins with that id
 """
 
 from __future__ import annotations
@@ -192,3 +193,17 @@ class UnknownRevisionError(MigrationError):
                 hint="`backstay db history` lists them.",
             )
         self.revision = revision
+
+
+class UnknownTargetError(MigrationError):
+    """A migration was asked for by a path or by the beginning of an id, and none or several are meant."""
+
+    def __init__(self, target: str | Path, *, meant: Collection[str], known: Collection[str]) -> None:
+        if isinstance(target, Path):
+            reason = f"There is no migration {target.name} in {target.parent.name}."
+        elif meant:
+            reason = f"{len(meant)} migrations begin with {target!r}: {', '.join(meant)}."
+        else:
+            reason = f"No migration has the revision {target!r}.{did_you_mean(target, known)}"
+        super().__init__(reason, hint="`backstay db history` lists them.")
+        self.target = target

@@ -10,7 +10,12 @@ from pathlib import Path
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
-from backstay.db.migrations._errors import BrokenMigrationError, MigrationError, UnknownRevisionError
+from backstay.db.migrations._errors import (
+    BrokenMigrationError,
+    MigrationError,
+    UnknownRevisionError,
+    UnknownTargetError,
+)
 from backstay.db.migrations._revision import Revision
 
 __all__ = ["History", "read_current", "read_history"]
@@ -47,6 +52,18 @@ class History:
         for unknown in sorted(set(ids).difference(self.ids)):
             raise UnknownRevisionError(unknown, self.ids, at_database=True)
         return tuple(revision for revision in self.revisions if revision.id in ids)
+
+    def locate(self, target: str | Path) -> Revision:
+        """Return one migration by its id, the beginning of its id, or its file.
+
+        Raises:
+            UnknownTargetError: No file has it, or the beginning fits several.
+        """
+        found = [revision for revision in self.revisions if _is_meant(revision, target)]
+        exact = [revision for revision in found if revision.id == target] or found
+        if len(exact) != 1:
+            raise UnknownTargetError(target, meant=[revision.id for revision in found], known=self.ids)
+        return exact[0]
 
     def pending(self, current: Collection[str]) -> tuple[Revision, ...]:
         """Return what a database at these revisions lacks, in the order of running.
@@ -93,6 +110,12 @@ class History:
             revision = known[at.pop()]
             at.update(revision.parents, revision.depends_on)
         return steps
+
+
+def _is_meant(revision: Revision, target: str | Path) -> bool:
+    if isinstance(target, Path):
+        return revision.path == target.absolute()
+    return bool(target) and revision.id.startswith(target)
 
 
 def read_history(versions: Path) -> History:

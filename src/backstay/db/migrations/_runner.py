@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Seque
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
 from sqlalchemy import MetaData
@@ -30,6 +30,9 @@ from backstay.db.migrations._locking import migrating_alone
 from backstay.db.migrations._revision import MergeOptions, PlaceOptions, Revision
 from backstay.errors import UsageError
 from backstay.settings import MigrationSettings
+
+if TYPE_CHECKING:
+    from backstay.db.migrations.lint import LintReport
 
 __all__ = ["Migrations"]
 
@@ -270,6 +273,28 @@ class Migrations:
     def _refuse_pending(self, connection: Connection, history: History) -> None:
         if pending := history.pending(read_current(connection)):
             raise MigrationsPendingError(pending)
+
+    def lint(self, *targets: str | Path, since: str | None = None) -> LintReport:
+        """Return what the migrations would do to a busy PostgreSQL that they should not; none is asked.
+
+        upgrade() of every file runs against nothing, to see its SQL; downgrade() is not looked at.
+
+        Args:
+            *targets: Which to report on: ids or their beginnings, or paths of the files; all without any.
+            since: Report on those that a database at this revision lacks.
+
+        Raises:
+            UnknownTargetError: A target is no migration of this directory, or more than one.
+            MigrationError: A file cannot be read, the files do not fit together, or squawk does not work.
+        """
+        from backstay.db.migrations.lint import lint  # noqa: PLC0415 - Alembic is paid for when it is used
+
+        history = self._history()
+        wanted = {history.locate(target).id for target in targets} or set(history.ids)
+        if since is not None:
+            wanted &= {revision.id for revision in history.pending((history.locate(since).id,))}
+        with self._op_for_us():
+            return lint(history.revisions, wanted)
 
     def _history(self) -> History:
         return read_history(self._versions)
