@@ -142,7 +142,7 @@ class Exchange:
                 status=self.status,
                 milliseconds=round(seconds * 1000, 2),
             )
-        if events.is_watched():
+        if events.is_watched(events.RequestFinished):
             events.emit(
                 events.RequestFinished(
                     request_id=self.request_id,
@@ -234,7 +234,7 @@ class Exchange:
         )
 
     async def _pause(self, attempt: int) -> None:
-        if events.is_watched():
+        if events.is_watched(events.RequestRepeated):
             events.emit(events.RequestRepeated(route=self.route or "", attempt=attempt))
         self.inbox.replay()
         # Full jitter: those who met once are spread out, and the spread doubles each time.

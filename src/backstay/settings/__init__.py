@@ -12,6 +12,7 @@ from backstay.settings.sections import (
     SecretUrl,
     ServerSettings,
     SettingsSection,
+    TelemetrySettings,
 )
 from backstay.settings.settings import Settings, unknown_variables
 
@@ -27,6 +28,7 @@ __all__ = [
     "Settings",
     "SettingsConfigDict",
     "SettingsSection",
+    "TelemetrySettings",
     "UnknownVariable",
     "environment_example",
     "explain_settings",

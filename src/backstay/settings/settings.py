@@ -12,7 +12,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from backstay.settings._fields import SettingField, list_fields, parse_variable, read_default
 from backstay.settings._problems import describe_errors, list_refusals, to_error
 from backstay.settings._variables import FilePaths, UnknownVariable, Variables, read_variables
-from backstay.settings.sections import DatabaseSettings, HttpSettings, LoggingSettings, ServerSettings
+from backstay.settings.sections import (
+    DatabaseSettings,
+    HttpSettings,
+    LoggingSettings,
+    ServerSettings,
+    TelemetrySettings,
+)
 
 __all__ = ["Settings", "unknown_variables"]
 
@@ -70,6 +76,7 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
     server: ServerSettings = ServerSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 

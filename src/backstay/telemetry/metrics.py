@@ -1,0 +1,323 @@
+"""What a service counts for Prometheus, alone or together with the other workers.
+
+Importing this imports prometheus-client, which decides while it is imported whether processes count together:
+PROMETHEUS_MULTIPROC_DIR has to be set before.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from backstay.errors import ConfigurationError
+from backstay.events import (
+    ConnectionAwaited,
+    Event,
+    QueryExecuted,
+    QueryFailed,
+    TransactionCommitted,
+    TransactionRolledBack,
+)
+from backstay.telemetry._folder import FOLDER_VARIABLE, announce_process, drop_ended, list_files
+
+__all__ = ["Metrics", "PoolState", "ServiceState"]
+
+UNMATCHED = "unmatched"
+"""The route of a request that reached none: its path is the caller's, and there are endless many."""
+
+_OTHER_METHOD = "OTHER"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_QUERY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_QUERIES = "backstay_db_query_duration_seconds"
+
+
+class PoolState(Protocol):
+    """How full a pool of connections is."""
+
+    @property
+    def name(self) -> str:
+        """`writing` or `reading`."""
+        ...
+
+    @property
+    def checked_out(self) -> int:
+        """Connections in use."""
+        ...
+
+    @property
+    def idle(self) -> int:
+        """Connections that are open and free."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """The most that it may have open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """What the gauges of one process show.
+
+    Attributes:
+        requests_in_flight: Accepted and not yet answered.
+        pools: How full the pools are.
+        loop_lag_seconds: How late the event loop came in the last 15 seconds, at the most.
+        migrations_pending: How many the database lacks; None when that is not known.
+        revisions: The migrations that the database is at.
+    """
+
+    requests_in_flight: int
+    pools: Sequence[PoolState]
+    loop_lag_seconds: float
+    migrations_pending: int | None = None
+    revisions: tuple[str, ...] = ()
+
+
+class Metrics:
+    """The metrics of one service in one process, or of all its workers where they count together.
+
+    Args:
+        version: Of this library, for `backstay_build_info`.
+
+    Raises:
+        ConfigurationError: PROMETHEUS_MULTIPROC_DIR names something that is not a folder.
+    """
+
+    kinds: ClassVar[tuple[type[Event], ...]] = (
+        QueryExecuted,
+        QueryFailed,
+        TransactionCommitted,
+        TransactionRolledBack,
+        ConnectionAwaited,
+    )
+
+    def __init__(self, *, version: str) -> None:
+        self._folder = _find_folder()
+        registry = None if self._folder else CollectorRegistry()
+        self._instruments = _instruments_of_process() if registry is None else _Instruments(registry)
+        self._own = registry
+        self._requests: dict[tuple[str, str | None, int], Histogram] = {}
+        self._revisions: set[str] = set()
+        if self._folder is not None:
+            announce_process(self._folder)
+        self._instruments.build.labels(version, platform.python_version()).set(1)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes count together, so that each has to write its gauges now and then."""
+        return self._folder is not None
+
+    def count_request(self, method: str, route: str | None, *, status: int, seconds: float) -> None:
+        """Count an answered request.
+
+        Args:
+            method: As it was sent; unknown ones are counted as `OTHER`.
+            route: The template of its route; None when it reached none.
+            status: Of the answer.
+            seconds: From its first byte to the last of the answer.
+        """
+        key = (method, route, status)
+        child = self._requests.get(key)
+        if child is None:
+            child = self._bind(method, route, status)
+        child.observe(seconds)
+
+    def _bind(self, method: str, route: str | None, status: int) -> Histogram:
+        is_known = method in _METHODS
+        name = method if is_known else _OTHER_METHOD
+        child = self._instruments.requests.labels(name, UNMATCHED if route is None else route, str(status))
+        if is_known:  # or whoever invents methods fills the memory
+            self._requests[method, route, status] = child
+        return child
+
+    def hear(self, event: Event) -> None:
+        """Count what happened; a subscriber of events."""
+        instruments = self._instruments
+        match event:
+            case QueryExecuted() | QueryFailed():
+                instruments.queries.observe(event.seconds)
+            case TransactionCommitted():
+                instruments.committed.inc()
+            case TransactionRolledBack():
+                (instruments.rolled_back if event.is_certain else instruments.unknown).inc()
+            case ConnectionAwaited():
+                instruments.waits.labels(event.pool).observe(event.seconds)
+
+    def show(self, state: ServiceState) -> None:
+        """Set the gauges of this process."""
+        instruments = self._instruments
+        instruments.in_flight.set(state.requests_in_flight)
+        instruments.loop_lag.set(state.loop_lag_seconds)
+        for pool in state.pools:
+            instruments.connections.labels(pool.name, "checked_out").set(pool.checked_out)
+            instruments.connections.labels(pool.name, "idle").set(pool.idle)
+            instruments.pool_size.labels(pool.name).set(pool.limit)
+        if state.migrations_pending is not None:
+            self._show_migrations(state.migrations_pending, set(state.revisions))
+
+    def _show_migrations(self, pending: int, revisions: set[str]) -> None:
+        self._instruments.pending.set(pending)
+        for revision in self._revisions | revisions:
+            # Not removed: files that several processes share cannot forget a label.
+            self._instruments.migrations.labels(revision).set(revision in revisions)
+        self._revisions |= revisions
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics as text, and its content type. Reads files when processes count together.
+
+        What the service itself registers with prometheus-client is in it.
+
+        Args:
+            accept: The header of the request, which chooses between Prometheus' text and OpenMetrics.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(_Collected(self)), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield everything that there is to tell."""
+        if self._folder is None:
+            assert self._own is not None
+            yield from _without_times(self._own.collect())
+            yield from REGISTRY.collect()
+        else:
+            drop_ended(self._folder)
+            yield from MultiProcessCollector.merge(list_files(self._folder))
+
+
+class _Instruments:
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        self.requests = Histogram(
+            "backstay_http_request_duration_seconds",
+            "Time from the first byte of a request to the last byte of its answer.",
+            ("method", "route", "status"),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "backstay_http_requests_in_flight",
+            "Requests that are accepted and not yet answered.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.queries = Histogram(
+            _QUERIES,
+            "Time that the database took for a statement, refused ones included.",
+            buckets=_QUERY_BUCKETS,
+            registry=registry,
+        )
+        transactions = Counter(
+            "backstay_db_transactions_total",
+            "Transactions that ended; unknown ones lost their connection during COMMIT.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.committed = transactions.labels("committed")
+        self.rolled_back = transactions.labels("rolled_back")
+        self.unknown = transactions.labels("unknown")
+        self.connections = Gauge(
+            "backstay_db_pool_connections",
+            "Open connections to the database, in use or free.",
+            ("pool", "state"),
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.pool_size = Gauge(
+            "backstay_db_pool_size",
+            "Connections that the pool may have open at the most, overflow included.",
+            ("pool",),
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.waits = Histogram(
+            "backstay_db_pool_wait_seconds",
+            "Time that somebody waited for a connection because all of the pool were in use.",
+            ("pool",),
+            buckets=_QUERY_BUCKETS,
+            registry=registry,
+        )
+        for pool in ("writing", "reading"):
+            self.waits.labels(pool)
+        self.loop_lag = Gauge(
+            "backstay_event_loop_lag_seconds",
+            "The longest that the event loop came late in the last 15 seconds.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.pending = Gauge(
+            "backstay_migrations_pending",
+            "Migrations that the database lacks.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.migrations = Gauge(
+            "backstay_migrations_info",
+            "1 for each migration that the database is at.",
+            ("revision",),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.build = Gauge(
+            "backstay_build_info",
+            "1, for the versions that are running.",
+            ("version", "python"),
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+
+@cache
+def _instruments_of_process() -> _Instruments:
+    # In the shared folder a value belongs to the process: a second object for it would count from what the
+    # first one had read, and overwrite it.
+    return _Instruments(None)
+
+
+def _find_folder() -> Path | None:
+    """Return the folder in which processes count together; None when this one counts for itself."""
+    if not getattr(values.ValueClass, "_multiprocess", False):
+        return None
+    folder = Path(os.environ.get(FOLDER_VARIABLE, ""))
+    if not folder.name or not folder.is_dir():
+        raise ConfigurationError(
+            f"{FOLDER_VARIABLE} is {str(folder)!r}, which is not a folder.",
+            hint="Make it before the start, empty, or leave the variable to `backstay run`.",
+        )
+    return folder
+
+
+class _Collected:
+    """What the encoders of prometheus-client want: families, our derived one among them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._metrics.collect():
+            yield family
+            if family.name == _QUERIES:
+                yield _count_queries(family)
+
+
+def _count_queries(durations: Metric) -> Metric:
+    # Taken from the histogram: a counter beside it would cost every statement as much again.
+    total = sum(sample.value for sample in durations.samples if sample.name == f"{_QUERIES}_count")
+    return CounterMetricFamily("backstay_db_queries", "Statements sent to the database.", value=total)
+
+
+def _without_times(families: Iterable[Metric]) -> Iterator[Metric]:
+    """Leave out when each label was first seen: with several processes nobody knows it either."""
+    for family in families:
+        family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+        yield family
