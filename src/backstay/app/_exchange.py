@@ -29,6 +29,7 @@ from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import as_app_error, is_repeatable
 from backstay.deadline import seconds_left
 from backstay.logging import get_logger
+from backstay.telemetry.traces import mask_request_span
 
 __all__ = ["Exchange"]
 
@@ -52,10 +53,11 @@ class Exchange:
 
     __slots__ = (
         "_installation",
+        "_is_counted",
         "_is_started",
+        "_metrics",
         "_send_outside",
         "_stopped_by",
-        "_task",
         "_watcher",
         "began",
         "has_left",
@@ -63,6 +65,7 @@ class Exchange:
         "request_id",
         "scope",
         "status",
+        "task",
         "trace_id",
         "unit",
     )
@@ -70,8 +73,11 @@ class Exchange:
     def __init__(self, installation: Installation, scope: Scope, receive: Receive, send: Send) -> None:
         self._installation = installation
         self._send_outside = send
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+        observation = installation.observation
+        self._metrics = observation.metrics if observation is not None else None
+        self._is_counted = False
         self._is_started = False
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
@@ -93,12 +99,13 @@ class Exchange:
         runtime_token = runtime_variable.set(self._installation.runtime)
         token = current_exchange.set(self)
         self._installation.in_flight.add(self)
+        self._mask_span()
         try:
             await app(self.scope, self.inbox, self.send)
         except asyncio.CancelledError:
-            if not self.has_left or self._task is None:
+            if not self.has_left or self.task is None:
                 raise
-            self._task.uncancel()
+            self.task.uncancel()
             self.status = self.status or _LEFT_STATUS
         finally:
             self._installation.in_flight.discard(self)
@@ -120,7 +127,27 @@ class Exchange:
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
                 headers.setdefault(name, value)
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._count()
         await self._send_outside(message)
+
+    def _mask_span(self) -> None:
+        observation = self._installation.observation
+        if observation is not None and observation.span_mask is not None:
+            query = self.scope.get("query_string", b"").decode("latin-1")
+            mask_request_span(observation.span_mask, path=self.scope["path"], query=query)
+
+    def _count(self) -> None:
+        # Before the last byte leaves: whoever has an answer finds it counted, also when this process is
+        # killed the moment after.
+        if self._metrics is not None and not self._is_counted:
+            self._is_counted = True
+            self._metrics.count_request(
+                self.scope["method"],
+                self.route,
+                status=self.status or 500,
+                seconds=perf_counter() - self.began,
+            )
 
     @property
     def route(self) -> str | None:
@@ -131,6 +158,7 @@ class Exchange:
         return path if isinstance(path, str) else None
 
     def _finish(self) -> None:
+        self._count()  # what got no answer, because its caller left
         seconds = perf_counter() - self.began
         method = self.scope["method"]
         if self._installation.logs_access:
@@ -160,9 +188,9 @@ class Exchange:
 
     async def _cancel_when_left(self) -> None:
         await self.inbox.wait_for_disconnect()
-        if self._task is not None and not self._is_started:
+        if self.task is not None and not self._is_started:
             self.has_left = True
-            self._task.cancel()
+            self.task.cancel()
 
     # The inner layer.
 

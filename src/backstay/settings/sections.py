@@ -201,7 +201,6 @@ class TelemetrySettings(SettingsSection):
     )
     metrics_token: SecretStr | None = Field(
         default=None,
-        min_length=16,
         description="The bearer token that /metrics asks for. Unset: it answers everyone.",
         examples=["<32 random characters>"],
     )
@@ -217,3 +216,13 @@ class TelemetrySettings(SettingsSection):
         description="Log what blocks the event loop for longer; 0 logs nothing. Unset: 100ms in development, "
         "0 elsewhere.",
     )
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
+            raise ValueError(f"must have at least {_SHORTEST_TOKEN} characters")
+        return token
+
+
+_SHORTEST_TOKEN: Final = 16

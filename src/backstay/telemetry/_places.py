@@ -13,6 +13,7 @@ from types import FrameType
 
 __all__ = ["current_frames", "describe_frame", "find_own_frame", "frames_of", "outer_frames"]
 
+
 def current_frames() -> Iterator[FrameType]:
     """Yield what the caller runs in, the innermost first."""
     return outer_frames(sys._getframe(1))  # noqa: SLF001  documented, and meant for this

@@ -103,4 +103,6 @@ class LoopWatch:
         place = describe_frame(find_own_frame(frames) or innermost)
         stack = [describe_frame(frame) for frame in frames[:_FRAMES_SHOWN]]
         limit = round(self._limit_seconds * 1000)
-        _logger.warning("The event loop is blocked for over %d ms by %s.", limit, place, extra={"frames": stack})
+        _logger.warning(
+            "The event loop is blocked for over %d ms by %s.", limit, place, extra={"frames": stack}
+        )

@@ -104,20 +104,23 @@ class Metrics:
     )
 
     def __init__(self, *, version: str) -> None:
-        self._folder = _find_folder()
-        registry = None if self._folder else CollectorRegistry()
-        self._instruments = _instruments_of_process() if registry is None else _Instruments(registry)
-        self._own = registry
+        folder = _find_folder()
+        if folder is None:
+            registry = CollectorRegistry()  # our own, so that two apps in a process do not meet
+            self._instruments = _Instruments(registry)
+            self._counts: _OwnCounts | _SharedCounts = _OwnCounts(registry)
+        else:
+            announce_process(folder)
+            self._instruments = _instruments_of_process()
+            self._counts = _SharedCounts(folder)
         self._requests: dict[tuple[str, str | None, int], Histogram] = {}
         self._revisions: set[str] = set()
-        if self._folder is not None:
-            announce_process(self._folder)
         self._instruments.build.labels(version, platform.python_version()).set(1)
 
     @property
     def is_shared(self) -> bool:
         """Whether several processes count together, so that each has to write its gauges now and then."""
-        return self._folder is not None
+        return isinstance(self._counts, _SharedCounts)
 
     def count_request(self, method: str, route: str | None, *, status: int, seconds: float) -> None:
         """Count an answered request.
@@ -183,17 +186,7 @@ class Metrics:
             accept: The header of the request, which chooses between Prometheus' text and OpenMetrics.
         """
         encode, content_type = choose_encoder(accept)
-        return encode(_Collected(self)), content_type
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield everything that there is to tell."""
-        if self._folder is None:
-            assert self._own is not None
-            yield from _without_times(self._own.collect())
-            yield from REGISTRY.collect()
-        else:
-            drop_ended(self._folder)
-            yield from MultiProcessCollector.merge(list_files(self._folder))
+        return encode(self._counts), content_type
 
 
 class _Instruments:
@@ -297,21 +290,38 @@ def _find_folder() -> Path | None:
     return folder
 
 
-class _Collected:
-    """What the encoders of prometheus-client want: families, our derived one among them."""
+class _OwnCounts:
+    """What this process counted, and what the service itself has registered."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._metrics.collect():
-            yield family
-            if family.name == _QUERIES:
-                yield _count_queries(family)
+        yield from _with_queries(_without_times(self._registry.collect()))
+        yield from REGISTRY.collect()
+
+
+class _SharedCounts:
+    """What all processes of a folder counted, the service's own metrics among it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        drop_ended(self._folder)
+        merged = MultiProcessCollector.merge(list_files(self._folder))  # type: ignore[no-untyped-call]  # it has no types
+        yield from _with_queries(merged)
+
+
+def _with_queries(families: Iterable[Metric]) -> Iterator[Metric]:
+    # Taken from the histogram: a counter beside it would cost every statement as much again.
+    for family in families:
+        yield family
+        if family.name == _QUERIES:
+            yield _count_queries(family)
 
 
 def _count_queries(durations: Metric) -> Metric:
-    # Taken from the histogram: a counter beside it would cost every statement as much again.
     total = sum(sample.value for sample in durations.samples if sample.name == f"{_QUERIES}_count")
     return CounterMetricFamily("backstay_db_queries", "Statements sent to the database.", value=total)
 
