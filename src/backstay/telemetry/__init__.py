@@ -18,6 +18,6 @@ sets, never what a caller sent.
 docs/guides/observability.md says what each means, and how they add up over several workers.
 """
 
-from backstay.telemetry._folder import counting_together
+from backstay.telemetry._folder import FOLDER_VARIABLE, counting_together
 
-__all__ = ["counting_together"]
+__all__ = ["FOLDER_VARIABLE", "counting_together"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from backstay.events import (
     TransactionRolledBack,
 )
 from backstay.telemetry._folder import FOLDER_VARIABLE, announce_process, drop_ended, list_files
+from backstay.telemetry._tallies import Tallies
 
 __all__ = ["Metrics", "PoolState", "ServiceState"]
 
@@ -113,7 +114,7 @@ class Metrics:
             announce_process(folder)
             self._instruments = _instruments_of_process()
             self._counts = _SharedCounts(folder)
-        self._requests: dict[tuple[str, str | None, int], Histogram] = {}
+        self._requests: dict[tuple[str, str | None, int], Callable[[float], None]] = {}
         self._revisions: set[str] = set()
         self._instruments.build.labels(version, platform.python_version()).set(1)
 
@@ -132,18 +133,18 @@ class Metrics:
             seconds: From its first byte to the last of the answer.
         """
         key = (method, route, status)
-        child = self._requests.get(key)
-        if child is None:
-            child = self._bind(method, route, status)
-        child.observe(seconds)
+        observe = self._requests.get(key)
+        if observe is None:
+            observe = self._bind(method, route, status)
+        observe(seconds)
 
-    def _bind(self, method: str, route: str | None, status: int) -> Histogram:
+    def _bind(self, method: str, route: str | None, status: int) -> Callable[[float], None]:
         is_known = method in _METHODS
         name = method if is_known else _OTHER_METHOD
         child = self._instruments.requests.labels(name, UNMATCHED if route is None else route, str(status))
         if is_known:  # or whoever invents methods fills the memory
-            self._requests[method, route, status] = child
-        return child
+            self._requests[method, route, status] = child.observe
+        return child.observe
 
     def hear(self, event: Event) -> None:
         """Count what happened; a subscriber of events."""
@@ -191,13 +192,7 @@ class Metrics:
 
 class _Instruments:
     def __init__(self, registry: CollectorRegistry | None) -> None:
-        self.requests = Histogram(
-            "backstay_http_request_duration_seconds",
-            "Time from the first byte of a request to the last byte of its answer.",
-            ("method", "route", "status"),
-            buckets=_REQUEST_BUCKETS,
-            registry=registry,
-        )
+        self.requests = _make_requests(registry)
         self.in_flight = Gauge(
             "backstay_http_requests_in_flight",
             "Requests that are accepted and not yet answered.",
@@ -268,6 +263,17 @@ class _Instruments:
             multiprocess_mode="livemax",
             registry=registry,
         )
+
+
+def _make_requests(registry: CollectorRegistry | None) -> Histogram | Tallies:
+    name = "backstay_http_request_duration_seconds"
+    documentation = "Time from the first byte of a request to the last byte of its answer."
+    labels = ("method", "route", "status")
+    if registry is None:
+        return Histogram(name, documentation, labels, buckets=_REQUEST_BUCKETS, registry=None)
+    tallies = Tallies(name, documentation, labels, buckets=_REQUEST_BUCKETS)
+    registry.register(tallies)
+    return tallies
 
 
 @cache
