@@ -154,7 +154,7 @@ class Exchange:
         """The template of the route, prefixes included, once the request has reached one."""
         routed = self.scope.get("backstay.routed", self.scope)
         context = routed.get("fastapi", {}).get("effective_route_context")
-        path = getattr(context, "path_format", None) or getattr(routed.get("route"), "path", None)
+        path = getattr(context, "path_format", None) or _find_template(routed)
         return path if isinstance(path, str) else None
 
     def _finish(self) -> None:
@@ -330,6 +330,17 @@ class Inbox:
                 self._pending.append(message)
                 return
             self._pending.append(self._keep(message))
+
+
+def _find_template(routed: Scope) -> str | None:
+    """Return the template of a route or mount that FastAPI did not make, and tells nothing of."""
+    endpoint = routed.get("endpoint")
+    if endpoint is None:
+        return None
+    for route in routed["app"].routes:
+        if endpoint in (getattr(route, "endpoint", None), getattr(route, "app", None)):
+            return getattr(route, "path_format", None)
+    return getattr(routed.get("route"), "path", None)
 
 
 def _trace_id(traceparent: str | None) -> str | None:

@@ -34,6 +34,9 @@ class PoolUse:
 class WatchedPool(AsyncAdaptedQueuePool):
     """SQLAlchemy's pool for async engines; each wait for a connection becomes an event."""
 
+    # SQLAlchemy names the pool's logger after it, and lets only its own loggers be as quiet as they are.
+    __module__ = AsyncAdaptedQueuePool.__module__
+
     def _do_get(self) -> ConnectionPoolEntry:
         if self._overflow < self._max_overflow or self.checkedin():
             return super()._do_get()

@@ -299,9 +299,10 @@ def _notice_error(context: ExceptionContext) -> None:
 def _tell_failure(connection: Connection, context: ExceptionContext) -> None:
     began = connection.info.pop(_BEGAN, None)
     if began is not None and context.statement is not None:
-        error = type(context.original_exception).__name__
-        seconds = perf_counter() - began
-        events.emit(events.QueryFailed(statement=context.statement, seconds=seconds, error=error))
+        # SQLAlchemy wraps what asyncpg raises in a class that says nothing.
+        error = context.original_exception.__cause__ or context.original_exception
+        name, seconds = type(error).__name__, perf_counter() - began
+        events.emit(events.QueryFailed(statement=context.statement, seconds=seconds, error=name))
 
 
 def _end_failed_commit(connection: Connection, error: BaseException) -> None:
