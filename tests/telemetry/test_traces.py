@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -107,23 +111,17 @@ def app(settings: Settings, receiver: Any) -> FastAPI:
 @pytest.fixture
 def served(app: FastAPI, receiver: Any) -> Callable[[], Any]:
     """A client of the running app; the spans have arrived when the app has stopped."""
-    return lambda: _Served(app)
+    return lambda: _serving(app)
 
 
-class _Served:
-    def __init__(self, app: FastAPI) -> None:
-        self._lifespan = app.router.lifespan_context(app)
-        self._client = AsyncClient(
-            transport=ASGITransport(app, raise_app_exceptions=False), base_url="http://traced.example"
-        )
-
-    async def __aenter__(self) -> AsyncClient:
-        await self._lifespan.__aenter__()
-        return self._client
-
-    async def __aexit__(self, *exit_: Any) -> None:
-        await self._client.aclose()
-        await self._lifespan.__aexit__(*exit_)
+@asynccontextmanager
+async def _serving(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    transport = ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=transport, base_url="http://traced.example") as client,
+    ):
+        yield client
 
 
 class TestSpans:
@@ -245,7 +243,7 @@ class TestSpans:
         assert len(receiver.spans) >= 8
         assert b"the canary sang" not in receiver.raw
         assert b"'canary'" not in receiver.raw
-        # The name is a value of the service's own, and no secret to anybody: it shows that the rest is masked.
+        # The one that is called `name`: it shows that the others would be seen.
         assert receiver.raw.count(canary.encode()) == 1
 
 
@@ -287,7 +285,7 @@ class TestLogLines:
                 assert await asyncio.to_thread(waiting.wait, 10)
                 asking.cancel()
             with anyio.fail_after(10):
-                while not [line for line in lines if line["event"] == "request"]:
+                while not [line for line in lines if line["event"] == "request"]:  # noqa: ASYNC110  a thread's
                     await asyncio.sleep(0.01)
 
         (access,) = [line for line in lines if line["event"] == "request"]
@@ -299,7 +297,7 @@ class TestLogLines:
     ) -> None:
         app = create_app(settings.model_copy(update={"telemetry": TelemetrySettings()}), routers=[router])
         app.state.backstay.configure_logging()
-        async with _Served(app) as client:
+        async with _serving(app) as client:
             with captured_logs() as lines:
                 await client.get("/refusals", headers=SAMPLED)
 
@@ -341,8 +339,102 @@ class TestSetup:
         caplog.set_level(logging.CRITICAL, "opentelemetry")
         server = ServerSettings(grace=timedelta(seconds=1))
         app = create_app(settings.model_copy(update={"server": server}), routers=[router])
-        async with _Served(app) as client:
+        async with _serving(app) as client:
             receiver.close()
             await client.get("/refusals", headers=SAMPLED)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 3
+
+
+@pytest.mark.databases("sqlite")
+class TestProcess:
+    """The global provider is set once in a process, so each of these has one of its own."""
+
+    def test_a_provider_of_the_users_own_is_used_and_left_alone(self, receiver: Any) -> None:
+        assert _run(_WITH_A_PROVIDER) == "GET /things SELECT open"
+        assert receiver.requests == []
+
+    def test_spans_carry_the_services_name_and_what_the_variables_add(self, receiver: Any) -> None:
+        _run(_WITHOUT_A_PROVIDER, OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=harbour")
+        assert receiver.services == {"harbour-shop"}
+        assert b"deployment.environment.name" in receiver.raw
+
+    def test_the_variables_may_give_another_name_and_sample(self, receiver: Any) -> None:
+        _run(_WITHOUT_A_PROVIDER, OTEL_SERVICE_NAME="quay")
+        assert receiver.services == {"quay"}
+        receiver.requests.clear()
+        _run(_WITHOUT_A_PROVIDER, OTEL_TRACES_SAMPLER="always_off")
+        assert receiver.requests == []
+
+    def test_without_the_extra_the_start_says_what_to_install(self, receiver: Any) -> None:
+        hidden = "import sys; sys.modules['opentelemetry.sdk.resources'] = None\n"
+        code, error = _try(hidden + _WITHOUT_A_PROVIDER)
+        assert code != 0
+        assert "ConfigurationError: Traces need opentelemetry.sdk" in error
+        assert "pip install 'backstay[telemetry]'" in error
+
+
+def _run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def _try(code: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+_WITHOUT_A_PROVIDER = """
+import asyncio
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from sqlalchemy import text
+from backstay import ReadSessionDep, Settings, create_app
+from backstay.settings import DatabaseSettings, TelemetrySettings
+
+app = create_app(Settings(
+    name="harbour-shop",
+    environment="test",
+    database=DatabaseSettings(url=SecretStr("sqlite://")),
+    telemetry=TelemetrySettings(traces=True),
+))
+
+@app.get("/things")
+async def things(session: ReadSessionDep) -> int | None:
+    return await session.scalar(text("SELECT 1"))
+
+with TestClient(app) as client:
+    assert client.get("/things").status_code == 200
+"""
+
+_WITH_A_PROVIDER = (
+    """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+ended, is_shut = [], []
+
+class Own(SpanProcessor):
+    def on_end(self, span):
+        ended.append(span.name)
+
+    def shutdown(self):
+        is_shut.append(True)
+
+provider = TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(Own())
+trace.set_tracer_provider(provider)
+"""
+    + _WITHOUT_A_PROVIDER
+    + """
+assert trace.get_tracer_provider() is provider
+print(*sorted(ended), "shut" if is_shut else "open")
+"""
+)
