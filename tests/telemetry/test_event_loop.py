@@ -12,7 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from httpx2 import ASGITransport, AsyncClient
 
+from backstay import create_app
+from backstay.settings import Settings, TelemetrySettings
 from backstay.telemetry.event_loop import LoopWatch
 
 LIMIT = timedelta(milliseconds=50)
@@ -114,3 +117,28 @@ async def test_the_thread_ends_with_the_watch() -> None:
     await asyncio.to_thread(guard.join, 2)
 
     assert not guard.is_alive()
+
+
+async def test_a_service_names_the_route_that_blocks_it_and_shows_the_lag(
+    settings: Settings, moments: Any
+) -> None:
+    app = create_app(
+        settings.model_copy(update={"telemetry": TelemetrySettings(metrics=True, blocked_loop=LIMIT)})
+    )
+
+    @app.get("/blocks")
+    async def block() -> bool:
+        await asyncio.sleep(0.15)  # the watch has begun
+        return block_until(moments.came)
+
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient(transport=ASGITransport(app), base_url="http://blocked.example") as client,
+    ):
+        assert (await client.get("/blocks")).json() is True
+        await asyncio.sleep(0.15)
+        metrics = (await client.get("/metrics")).text
+
+    assert "in block_until." in moments.records[0][1].getMessage()
+    (lag,) = re.findall(r"^backstay_event_loop_lag_seconds (\S+)$", metrics, re.MULTILINE)
+    assert float(lag) >= LIMIT.total_seconds()

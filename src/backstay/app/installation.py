@@ -121,6 +121,10 @@ class Installation:
         async with observation.running():
             yield observation
 
+    def count_in_flight(self) -> int:
+        """Return how many requests are being served; those for the metrics are not among them."""
+        return sum(exchange.route != METRICS_PATH for exchange in self.in_flight)
+
     def current_task(self) -> asyncio.Task[object] | None:
         """Return the task that serves the current request, if there is one."""
         exchange = current_exchange.get()

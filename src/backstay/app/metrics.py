@@ -33,7 +33,7 @@ def add_metrics(app: FastAPI, observation: Callable[[], Observation | None]) -> 
         if observing is None or observing.metrics is None:
             raise HTTPException(404)
         _authenticate(request, observing.metrics_token)
-        observing.show(besides=1)
+        observing.show()
         # In a thread: with several workers this reads their files.
         content, media_type = await asyncio.to_thread(
             observing.metrics.render, request.headers.get("accept", "")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
@@ -51,9 +51,8 @@ def block_limit(settings: Settings) -> timedelta:
 class Observed(Protocol):
     """The requests of an app, as far as they are observed."""
 
-    @property
-    def in_flight(self) -> Collection[object]:
-        """Those that are being served."""
+    def count_in_flight(self) -> int:
+        """Return how many are being served, scrapes aside."""
         ...
 
     def current_task(self) -> asyncio.Task[object] | None:
@@ -156,17 +155,13 @@ class Observation:
         token = self._settings.telemetry.metrics_token
         return None if token is None else token.get_secret_value()
 
-    def show(self, *, besides: int = 0) -> None:
-        """Set the gauges of this process to what they are now.
-
-        Args:
-            besides: Requests in flight that do not count: the one that asks.
-        """
+    def show(self) -> None:
+        """Set the gauges of this process to what they are now."""
         from backstay.telemetry.metrics import ServiceState
 
         if self.metrics is not None:
             state = ServiceState(
-                requests_in_flight=len(self._requests.in_flight) - besides,
+                requests_in_flight=self._requests.count_in_flight(),
                 pools=self._runtime.database.pools(),
                 loop_lag_seconds=self._watch.lag_seconds,
                 migrations_pending=self._pending,
