@@ -102,7 +102,9 @@ class RequestFinished(Event):
 
 Subscriber = Callable[[Event], None]
 
+# Both are replaced whole: readers need no lock.
 _subscribers: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()
+_watched: frozenset[type[Event]] = frozenset()
 
 
 @contextmanager
@@ -113,22 +115,23 @@ def subscribed(subscriber: Subscriber, *kinds: type[Event]) -> Iterator[None]:
         subscriber: What to call.
         kinds: Only with events of these classes; nobody then builds the others for its sake.
     """
-    global _subscribers  # noqa: PLW0603  a tuple that is replaced whole: readers need no lock
     entry = (subscriber, kinds or (Event,))
-    _subscribers = (*_subscribers, entry)
+    _replace_subscribers((*_subscribers, entry))
     try:
         yield
     finally:
-        _subscribers = tuple(other for other in _subscribers if other is not entry)
+        _replace_subscribers(tuple(other for other in _subscribers if other is not entry))
+
+
+def _replace_subscribers(subscribers: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...]) -> None:
+    global _subscribers, _watched  # noqa: PLW0603  one list for the process, and what is in it
+    _subscribers = subscribers
+    _watched = frozenset(kind for _, kinds in subscribers for kind in kinds)
 
 
 def is_watched(kind: type[Event] = Event) -> bool:
     """Return whether anybody listens to events of this class; without one, whether anybody listens at all."""
-    # A loop: this is asked before each statement, and any() costs five times as much.
-    for _, kinds in _subscribers:  # noqa: SIM110
-        if kind is Event or issubclass(kind, kinds):
-            return True
-    return False
+    return bool(_watched) if kind is Event else kind in _watched or Event in _watched
 
 
 def emit(event: Event) -> None:
