@@ -2,8 +2,8 @@
 
 Subscribers are called in the task that caused the event, one after the other, and must neither block nor
 raise; one that raises is logged. Nothing that correctness rests on goes through here, and it is no message
-bus for a service's own events. With no subscriber, an event costs one truth test: emitters ask
-`is_watched()` before they build one.
+bus for a service's own events. With no subscriber to its kind, an event costs one look: emitters ask
+`is_watched(kind)` before they build one.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
+    "ConnectionAwaited",
     "Event",
     "QueryExecuted",
+    "QueryFailed",
     "RequestFinished",
     "RequestRepeated",
     "TransactionCommitted",
@@ -42,10 +44,31 @@ class QueryExecuted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueryFailed(Event):
+    """A statement was refused by the database, or stopped before its end."""
+
+    statement: str
+    seconds: float
+    error: str
+    """The name of the driver's error class; its message may hold values, and stays out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionAwaited(Event):
+    """All connections of a pool were in use, and somebody waited for one, in vain or not."""
+
+    pool: str
+    """`writing` or `reading`."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionCommitted(Event):
     """An outermost transaction is durable."""
 
     writes: frozenset[str]
+    seconds: float = field(default=0.0, compare=False)
+    """How long the COMMIT took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +76,8 @@ class TransactionRolledBack(Event):
     """An outermost transaction that had begun was undone, or its end is unknown."""
 
     is_certain: bool
+    seconds: float = field(default=0.0, compare=False)
+    """How long the COMMIT took that failed; 0 when there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,28 +100,45 @@ class RequestFinished(Event):
     seconds: float
 
 
-_subscribers: tuple[Callable[[Event], None], ...] = ()
+Subscriber = Callable[[Event], None]
+
+# Both are replaced whole: readers need no lock.
+_subscribers: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...] = ()
+_watched: frozenset[type[Event]] = frozenset()
 
 
 @contextmanager
-def subscribed(subscriber: Callable[[Event], None]) -> Iterator[None]:
-    """Call `subscriber` with each event of this process while the block runs."""
-    global _subscribers  # noqa: PLW0603  a tuple that is replaced whole: readers need no lock
-    _subscribers = (*_subscribers, subscriber)
+def subscribed(subscriber: Subscriber, *kinds: type[Event]) -> Iterator[None]:
+    """Call `subscriber` with each event of this process while the block runs.
+
+    Args:
+        subscriber: What to call.
+        kinds: Only with events of these classes; nobody then builds the others for its sake.
+    """
+    entry = (subscriber, kinds or (Event,))
+    _replace_subscribers((*_subscribers, entry))
     try:
         yield
     finally:
-        _subscribers = tuple(other for other in _subscribers if other is not subscriber)
+        _replace_subscribers(tuple(other for other in _subscribers if other is not entry))
 
 
-def is_watched() -> bool:
-    """Return whether anybody listens."""
-    return bool(_subscribers)
+def _replace_subscribers(subscribers: tuple[tuple[Subscriber, tuple[type[Event], ...]], ...]) -> None:
+    global _subscribers, _watched  # noqa: PLW0603  one list for the process, and what is in it
+    _subscribers = subscribers
+    _watched = frozenset(kind for _, kinds in subscribers for kind in kinds)
+
+
+def is_watched(kind: type[Event] = Event) -> bool:
+    """Return whether anybody listens to events of this class; without one, whether anybody listens at all."""
+    return bool(_watched) if kind is Event else kind in _watched or Event in _watched
 
 
 def emit(event: Event) -> None:
-    """Hand an event to every subscriber."""
-    for subscriber in _subscribers:
+    """Hand an event to every subscriber of its kind."""
+    for subscriber, kinds in _subscribers:
+        if not isinstance(event, kinds):
+            continue
         try:
             subscriber(event)
         except Exception:

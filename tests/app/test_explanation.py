@@ -1,5 +1,6 @@
 """What `explain` says of each part, for the settings that decide it."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from backstay.settings import (
     ServerSettings,
     Settings,
     SettingsConfigDict,
+    TelemetrySettings,
 )
 
 
@@ -51,6 +53,44 @@ _PRODUCTION: dict[str, Any] = {
             "documentation: on, because the code sets http.docs",
         ),
         ("CORS", {}, "CORS: off, because SHOP_HTTP__CORS_ORIGINS is not set"),
+        (
+            "metrics",
+            {},
+            "metrics: at /metrics for everyone, because SHOP_TELEMETRY__METRICS is not set "
+            "and the environment is development",
+        ),
+        (
+            "metrics",
+            _PRODUCTION,
+            "metrics: off, because SHOP_TELEMETRY__METRICS is not set and the environment is production",
+        ),
+        (
+            "metrics",
+            {"telemetry": TelemetrySettings(metrics=True, metrics_token=SecretStr("JzS7pQ1dJzS7pQ1d"))},
+            "metrics: at /metrics for who has the token, because the code sets telemetry.metrics",
+        ),
+        ("traces", {}, "traces: off, because SHOP_TELEMETRY__TRACES is not set"),
+        (
+            "slow queries",
+            {},
+            "slow queries: logged over 500 ms, because SHOP_TELEMETRY__SLOW_QUERY is not set",
+        ),
+        (
+            "slow queries",
+            {"telemetry": TelemetrySettings(slow_query=timedelta(0))},
+            "slow queries: off, because the code sets telemetry.slow_query",
+        ),
+        (
+            "blocked loop",
+            {},
+            "blocked loop: logged over 100 ms, because SHOP_TELEMETRY__BLOCKED_LOOP is not set "
+            "and the environment is development",
+        ),
+        (
+            "blocked loop",
+            _PRODUCTION | {"telemetry": TelemetrySettings(blocked_loop=timedelta(seconds=0.25))},
+            "blocked loop: logged over 250 ms, because the code sets telemetry.blocked_loop",
+        ),
         (
             "migrations at start",
             {},

@@ -30,6 +30,7 @@ from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import as_app_error, is_repeatable
 from backstay.deadline import seconds_left
 from backstay.logging import get_logger
+from backstay.telemetry.traces import mask_request_span
 
 __all__ = ["Exchange"]
 
@@ -53,10 +54,11 @@ class Exchange:
 
     __slots__ = (
         "_installation",
+        "_is_counted",
         "_is_started",
+        "_metrics",
         "_send_outside",
         "_stopped_by",
-        "_task",
         "_watcher",
         "began",
         "condition",
@@ -65,6 +67,7 @@ class Exchange:
         "request_id",
         "scope",
         "status",
+        "task",
         "trace_id",
         "unit",
     )
@@ -72,8 +75,11 @@ class Exchange:
     def __init__(self, installation: Installation, scope: Scope, receive: Receive, send: Send) -> None:
         self._installation = installation
         self._send_outside = send
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
+        observation = installation.observation
+        self._metrics = observation.metrics if observation is not None else None
+        self._is_counted = False
         self._is_started = False
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
@@ -96,12 +102,13 @@ class Exchange:
         runtime_token = runtime_variable.set(self._installation.runtime)
         token = current_exchange.set(self)
         self._installation.in_flight.add(self)
+        self._mask_span()
         try:
             await app(self.scope, self.inbox, self.send)
         except asyncio.CancelledError:
-            if not self.has_left or self._task is None:
+            if not self.has_left or self.task is None:
                 raise
-            self._task.uncancel()
+            self.task.uncancel()
             self.status = self.status or _LEFT_STATUS
         finally:
             self._installation.in_flight.discard(self)
@@ -123,17 +130,38 @@ class Exchange:
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
                 headers.setdefault(name, value)
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._count()
         await self._send_outside(message)
+
+    def _mask_span(self) -> None:
+        observation = self._installation.observation
+        if observation is not None and observation.span_mask is not None:
+            query = self.scope.get("query_string", b"").decode("latin-1")
+            mask_request_span(observation.span_mask, path=self.scope["path"], query=query)
+
+    def _count(self) -> None:
+        # Before the last byte leaves: whoever has an answer finds it counted, also when this process is
+        # killed the moment after.
+        if self._metrics is not None and not self._is_counted:
+            self._is_counted = True
+            self._metrics.count_request(
+                self.scope["method"],
+                self.route,
+                status=self.status or 500,
+                seconds=perf_counter() - self.began,
+            )
 
     @property
     def route(self) -> str | None:
         """The template of the route, prefixes included, once the request has reached one."""
         routed = self.scope.get("backstay.routed", self.scope)
         context = routed.get("fastapi", {}).get("effective_route_context")
-        path = getattr(context, "path_format", None) or getattr(routed.get("route"), "path", None)
+        path = getattr(context, "path_format", None) or _find_template(routed)
         return path if isinstance(path, str) else None
 
     def _finish(self) -> None:
+        self._count()  # what got no answer, because its caller left
         seconds = perf_counter() - self.began
         method = self.scope["method"]
         if self._installation.logs_access:
@@ -145,7 +173,7 @@ class Exchange:
                 status=self.status,
                 milliseconds=round(seconds * 1000, 2),
             )
-        if events.is_watched():
+        if events.is_watched(events.RequestFinished):
             events.emit(
                 events.RequestFinished(
                     request_id=self.request_id,
@@ -163,9 +191,9 @@ class Exchange:
 
     async def _cancel_when_left(self) -> None:
         await self.inbox.wait_for_disconnect()
-        if self._task is not None and not self._is_started:
+        if self.task is not None and not self._is_started:
             self.has_left = True
-            self._task.cancel()
+            self.task.cancel()
 
     # The inner layer.
 
@@ -242,7 +270,7 @@ class Exchange:
         )
 
     async def _pause(self, attempt: int) -> None:
-        if events.is_watched():
+        if events.is_watched(events.RequestRepeated):
             events.emit(events.RequestRepeated(route=self.route or "", attempt=attempt))
         self.inbox.replay()
         # Full jitter: those who met once are spread out, and the spread doubles each time.
@@ -313,6 +341,17 @@ class Inbox:
                 self._pending.append(message)
                 return
             self._pending.append(self._keep(message))
+
+
+def _find_template(routed: Scope) -> str | None:
+    """Return the template of a route or mount that FastAPI did not make, and tells nothing of."""
+    endpoint = routed.get("endpoint")
+    if endpoint is None:
+        return None
+    for route in routed["app"].routes:
+        if endpoint in (getattr(route, "endpoint", None), getattr(route, "app", None)):
+            return getattr(route, "path_format", None)
+    return getattr(routed.get("route"), "path", None)
 
 
 def _trace_id(traceparent: str | None) -> str | None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.installation import Installation
+from backstay.app.metrics import add_metrics
 from backstay.app.middleware import BackstayMiddleware
 from backstay.app.openapi import refine_openapi
 from backstay.app.problems import ProblemShape, add_problem_handlers, problem_response
@@ -83,6 +84,9 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # A span for each dependency, too, triples what a trace costs; FastAPI's own log records hold the
+        # messages of errors, past every redaction.
+        telemetry={"tracing": settings.telemetry.traces, "operation_spans": False, "logs": False},
         **options,
     )
     installation = install(app, settings, health_checks=health_checks)
@@ -99,7 +103,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
 
 
 def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthCheck] = ()) -> Installation:
-    """Give an existing app sessions, request ids, logs and health routes; no answer of its routes changes.
+    """Give an existing app sessions, request ids, logs, metrics and health routes, and change no answer.
 
     Call it before the app serves, after its own middleware is added. Returns what is left at
     `app.state.backstay`.
@@ -109,6 +113,7 @@ def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthC
     app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
     app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
     add_health(app, lambda: (*installation.checks(), *health_checks))
+    add_metrics(app, lambda: installation.observation)
     return installation
 
 

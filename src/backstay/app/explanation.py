@@ -1,9 +1,12 @@
 """What is on and what is off in a service, and which setting decided it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
+from backstay.app.metrics import METRICS_PATH
+from backstay.app.observation import block_limit, serves_metrics
 from backstay.redaction import Redactor
 from backstay.settings import Settings, explain_settings
 
@@ -49,6 +52,10 @@ def parts(settings: Settings, *, has_policy: bool = True) -> list[Part]:
         explainer.explain_transport_security(has_policy=has_policy),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
+        explainer.explain_metrics(),
+        explainer.explain_traces(),
+        explainer.explain_slow_queries(),
+        explainer.explain_blocked_loop(),
         explainer.explain_proxies(),
         explainer.explain_debug(),
     ]
@@ -119,6 +126,33 @@ class _Explainer:
             return Part("log format", True, chosen, reason, "logging.format")
         state = "json" if self._is_production else "console on a terminal, json elsewhere"
         return Part("log format", True, state, f"{reason} and {self._environment}", "logging.format")
+
+    def explain_metrics(self) -> Part:
+        is_default = self._settings.telemetry.metrics is None
+        part = self._decide(
+            "metrics", "telemetry.metrics", is_on=serves_metrics(self._settings), by_environment=is_default
+        )
+        if not part.is_on:
+            return part
+        audience = "everyone" if self._settings.telemetry.metrics_token is None else "who has the token"
+        return replace(part, state=f"at {METRICS_PATH} for {audience}")
+
+    def explain_traces(self) -> Part:
+        return self._decide("traces", "telemetry.traces", is_on=self._settings.telemetry.traces)
+
+    def explain_slow_queries(self) -> Part:
+        return self._explain_limit(
+            "slow queries", "telemetry.slow_query", self._settings.telemetry.slow_query
+        )
+
+    def explain_blocked_loop(self) -> Part:
+        part = self._explain_limit("blocked loop", "telemetry.blocked_loop", block_limit(self._settings))
+        is_default = self._settings.telemetry.blocked_loop is None
+        return replace(part, reason=f"{part.reason} and {self._environment}") if is_default else part
+
+    def _explain_limit(self, name: str, setting: str, limit: timedelta) -> Part:
+        state = f"logged over {limit / timedelta(milliseconds=1):g} ms" if limit else "off"
+        return Part(name, bool(limit), state, self._tell(setting), setting)
 
     def explain_proxies(self) -> Part:
         trusted = self._settings.server.trusted_proxies

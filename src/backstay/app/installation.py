@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from backstay.app.health import HealthCheck
+from backstay.app.metrics import METRICS_PATH
+from backstay.app.observation import Observation
 from backstay.app.runtime import Runtime, open_runtime
 from backstay.db import Database
 from backstay.db.migrations import Migrations
@@ -16,6 +18,7 @@ from backstay.db.model import Model
 from backstay.errors import UsageError
 from backstay.logging import EventDict, Processor, configure_logging
 from backstay.settings import Settings
+from backstay.telemetry.traces import add_span_ids
 
 __all__ = ["InFlight", "Installation", "current_exchange"]
 
@@ -27,6 +30,7 @@ class InFlight(Protocol):
 
     request_id: str
     trace_id: str | None
+    task: asyncio.Task[object] | None
 
     @property
     def route(self) -> str | None:
@@ -47,10 +51,11 @@ class Installation:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.runtime: Runtime | None = None
+        self.observation: Observation | None = None
         self.in_flight: set[InFlight] = set()
         self._turns: dict[str | None, asyncio.Lock] = {}
         self.response_headers: tuple[tuple[str, str], ...] = ()
-        self.quiet_paths = frozenset({"/livez", "/readyz"})
+        self.quiet_paths = frozenset({"/livez", "/readyz", METRICS_PATH})
         self.max_body_bytes: int | None = None
         self.log_processors: tuple[Processor, ...] = ()
 
@@ -94,24 +99,47 @@ class Installation:
         """Open the runtime for the time the app serves."""
         if self.settings.environment != "test":
             self.configure_logging()
-        async with open_runtime(self.settings) as runtime:
+        async with open_runtime(self.settings) as runtime, self._observed(runtime) as observation:
             await self._bring_schema_up(runtime.database)
-            self.runtime = runtime
+            self.runtime, self.observation = runtime, observation
             self._turns.clear()  # locks belong to the event loop that used them
-            sweeper = runtime.background.start(self._sweep(), name="backstay.sweeper")
+            tasks = (
+                runtime.background.start(self._sweep(), name="backstay.sweeper"),
+                runtime.background.start(observation.watch_loop(), name="backstay.loop"),
+                runtime.background.start(observation.keep_gauges(), name="backstay.gauges"),
+            )
             try:
                 yield runtime
             finally:
-                sweeper.cancel()
-                self.runtime = None
+                for task in tasks:
+                    task.cancel()
+                self.runtime = self.observation = None
+
+    @asynccontextmanager
+    async def _observed(self, runtime: Runtime) -> AsyncIterator[Observation]:
+        observation = Observation(runtime, self)
+        async with observation.running():
+            yield observation
+
+    def count_in_flight(self) -> int:
+        """Return how many requests are being served; those for the metrics are not among them."""
+        return sum(exchange.route != METRICS_PATH for exchange in self.in_flight)
+
+    def current_task(self) -> asyncio.Task[object] | None:
+        """Return the task that serves the current request, if there is one."""
+        exchange = current_exchange.get()
+        return None if exchange is None else exchange.task
 
     def configure_logging(self) -> None:
         """Put every log line of the process into backstay's shape; each one of a request names it."""
         configure_logging(
             self.settings.logging,
             production=self.settings.environment == "production",
-            processors=(add_request, *self.log_processors),
+            processors=(*self._span_ids(), add_request, *self.log_processors),
         )
+
+    def _span_ids(self) -> tuple[Processor, ...]:
+        return (add_span_ids,) if self.settings.telemetry.traces else ()
 
     @property
     def upgrades_at_start(self) -> bool:

@@ -4,15 +4,18 @@ import logging
 import multiprocessing
 import signal
 import socket
+from contextlib import nullcontext
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from backstay.app.explanation import variable_name
+from backstay.app.observation import serves_metrics
 from backstay.cli.processes import sparing_interrupts
 from backstay.cli.project import LoadedApp, enter_project, load_app
 from backstay.cli.serving import AppFactory, bind, describe_address, make_config
+from backstay.telemetry import counting_together
 
 __all__ = ["serve_production"]
 
@@ -47,7 +50,8 @@ def serve_production(
     config = make_config(factory, settings, grace=settings.server.grace, workers=count)
     supervisor = _Workers(config, [listener]) if count > 1 else _Alone(config, listener)
     _log_start(loaded, listener, count)
-    return supervisor.serve()
+    with counting_together() if count > 1 and serves_metrics(settings) else nullcontext():
+        return supervisor.serve()
 
 
 def _log_start(loaded: LoadedApp, listener: socket.socket, workers: int) -> None:

@@ -3,6 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backstay.db._errors import as_app_error, is_repeatable
+from backstay.db._pool import PoolUse
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
 from backstay.db.model import Model, TimestampMixin, new_id
@@ -13,6 +14,7 @@ __all__ = [
     "Database",
     "IsolationLevel",
     "Model",
+    "PoolUse",
     "ReadingSession",
     "TimestampMixin",
     "TransactionSession",

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backstay import json
+from backstay.db._pool import WatchedPool
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
 
@@ -70,11 +71,19 @@ def create_engines(url: URL, settings: DatabaseSettings) -> tuple[AsyncEngine, A
     in the database itself, need no reset when they return, and a reader never waits for a writer's
     connection or the other way round.
     """
-    writing = create_async_engine(async_url(url), **_pool(settings), **_connect_options(url, settings))
+    writing = create_async_engine(
+        async_url(url),
+        **_pool(settings),
+        **_connect_options(url, settings),
+        poolclass=WatchedPool,
+        pool_logging_name="writing",
+    )
     reading = create_async_engine(
         async_url(url),
         **_pool(settings),
         **_connect_options(url, settings, read_only=True),
+        poolclass=WatchedPool,
+        pool_logging_name="reading",
         isolation_level="AUTOCOMMIT",
         pool_reset_on_return=None,
     )

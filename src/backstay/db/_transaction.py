@@ -33,6 +33,7 @@ _logger = logging.getLogger("backstay.db")
 _TRANSACTION = "backstay.transaction"
 _FAILED = "backstay.failed"
 _COMMITTING = "backstay.committing"
+_BEGAN = "backstay.began"
 _WRITING_WORDS = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "WITH", "COPY", "TRUNCATE", "CALL", "DO")
 
 
@@ -56,7 +57,7 @@ class DatabaseTransaction(Transaction):
         self.writes: set[str] = set()
         self.outcome: Outcome | None = None
         self.commit_error: BaseException | None = None
-        self.is_committing = False
+        self.commit_began: float | None = None
         self._has_begun = False
         self._is_prepared = False
         self._calls: list[tuple[SessionTransaction | None, Callable[..., object], tuple[object, ...]]] = []
@@ -138,17 +139,22 @@ class DatabaseTransaction(Transaction):
             self._settle_blocking()
 
     def _outcome_of_failure(self) -> Outcome:
-        if not self.is_committing or (self.commit_error is not None and is_certain(self.commit_error)):
+        if self.commit_began is None or (self.commit_error is not None and is_certain(self.commit_error)):
             return Outcome.ROLLED_BACK
         return Outcome.UNKNOWN
 
     def _tell(self) -> None:
-        if not events.is_watched():
-            return
         if self.outcome is Outcome.COMMITTED:
-            events.emit(events.TransactionCommitted(writes=frozenset(self.writes)))
-        else:
-            events.emit(events.TransactionRolledBack(is_certain=self.outcome is Outcome.ROLLED_BACK))
+            if events.is_watched(events.TransactionCommitted):
+                events.emit(
+                    events.TransactionCommitted(writes=frozenset(self.writes), seconds=self._commit_seconds())
+                )
+        elif events.is_watched(events.TransactionRolledBack):
+            is_certain = self.outcome is Outcome.ROLLED_BACK
+            events.emit(events.TransactionRolledBack(is_certain=is_certain, seconds=self._commit_seconds()))
+
+    def _commit_seconds(self) -> float:
+        return 0.0 if self.commit_began is None else perf_counter() - self.commit_began
 
     async def _settle(self, outcome: Outcome) -> None:
         for participant in self.owner.participants if self._is_prepared else ():
@@ -259,8 +265,8 @@ def _before_statement(
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
         transaction.writes.update(_tables_written(statement, context))
-    if events.is_watched():
-        connection.info["backstay.began"] = perf_counter()
+    if events.is_watched(events.QueryExecuted) or events.is_watched(events.QueryFailed):
+        connection.info[_BEGAN] = perf_counter()
 
 
 def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...]:
@@ -273,7 +279,7 @@ def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...
 
 
 def _after_statement(connection: Connection, cursor: DBAPICursor, statement: str, *_: object) -> None:
-    began = connection.info.pop("backstay.began", None)
+    began = connection.info.pop(_BEGAN, None)
     if began is not None:
         events.emit(events.QueryExecuted(statement=statement, seconds=perf_counter() - began))
 
@@ -282,6 +288,7 @@ def _notice_error(context: ExceptionContext) -> None:
     connection = context.connection
     if connection is None:
         return
+    _tell_failure(connection, context)
     error = context.sqlalchemy_exception or context.original_exception
     if connection.info.get(_COMMITTING):
         _end_failed_commit(connection, error)
@@ -293,6 +300,15 @@ def _aborts_transaction(connection: Connection, error: BaseException) -> bool:
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return False  # as in the autocommit block of a migration: each statement stands alone
     return connection.dialect.name != "postgresql" or sqlstate_of(error) is not None
+
+
+def _tell_failure(connection: Connection, context: ExceptionContext) -> None:
+    began = connection.info.pop(_BEGAN, None)
+    if began is not None and context.statement is not None:
+        # SQLAlchemy wraps what asyncpg raises in a class that says nothing.
+        error = context.original_exception.__cause__ or context.original_exception
+        name, seconds = type(error).__name__, perf_counter() - began
+        events.emit(events.QueryFailed(statement=context.statement, seconds=seconds, error=name))
 
 
 def _end_failed_commit(connection: Connection, error: BaseException) -> None:
@@ -323,9 +339,9 @@ def _before_commit_statement(connection: Connection) -> None:
     connection.info[_COMMITTING] = True
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
-        transaction.is_committing = True
+        transaction.commit_began = perf_counter()
 
 
 def _release(connection: object, entry: Any) -> None:
-    for key in (_TRANSACTION, _FAILED, _COMMITTING):
+    for key in (_TRANSACTION, _FAILED, _COMMITTING, _BEGAN):
         entry.info.pop(key, None)

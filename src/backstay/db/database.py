@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
+from backstay.db._pool import PoolUse, pool_use
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
 from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
 from backstay.db.version import count_bulk_updates
@@ -171,6 +172,10 @@ class Database:
         engine = _engine.create_sync(self.url, self.settings)
         watch_engine(engine)
         return engine
+
+    def pools(self) -> tuple[PoolUse, ...]:
+        """Return how full the pools of the asynchronous engines are at this moment."""
+        return pool_use(self.engine), pool_use(self.read_engine)
 
     async def check(self) -> None:
         """Ask the database a trivial question; an error is the answer "not ready"."""

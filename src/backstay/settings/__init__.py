@@ -13,6 +13,7 @@ from backstay.settings.sections import (
     SecretUrl,
     ServerSettings,
     SettingsSection,
+    TelemetrySettings,
 )
 from backstay.settings.settings import Settings, unknown_variables
 
@@ -29,6 +30,7 @@ __all__ = [
     "Settings",
     "SettingsConfigDict",
     "SettingsSection",
+    "TelemetrySettings",
     "UnknownVariable",
     "environment_example",
     "explain_settings",

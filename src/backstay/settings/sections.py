@@ -18,6 +18,7 @@ __all__ = [
     "SecretUrl",
     "ServerSettings",
     "SettingsSection",
+    "TelemetrySettings",
     "UrlMarker",
 ]
 
@@ -216,3 +217,39 @@ class ServerSettings(SettingsSection):
         description="The path under which a proxy mounts the service, such as /shop.",
         examples=["/shop"],
     )
+
+
+class TelemetrySettings(SettingsSection):
+    """What the service tells about itself while it runs; spans go where the OTEL_* variables say."""
+
+    metrics: bool | None = Field(
+        default=None,
+        description="Serve metrics for Prometheus at /metrics. Unset: on outside production.",
+    )
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        description="The bearer token that /metrics asks for. Unset: it answers everyone.",
+        examples=["<32 random characters>"],
+    )
+    traces: bool = Field(
+        default=False, description="Send spans of requests, statements and commits by OTLP over HTTP."
+    )
+    slow_query: Duration = Field(
+        default=timedelta(milliseconds=500),
+        description="Log each statement that takes longer, without its values; 0 logs none.",
+    )
+    blocked_loop: Duration | None = Field(
+        default=None,
+        description="Log what blocks the event loop for longer; 0 logs nothing. Unset: 100ms in development, "
+        "0 elsewhere.",
+    )
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < _SHORTEST_TOKEN:
+            raise ValueError(f"must have at least {_SHORTEST_TOKEN} characters")
+        return token
+
+
+_SHORTEST_TOKEN: Final = 16

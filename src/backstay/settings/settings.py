@@ -18,6 +18,7 @@ from backstay.settings.sections import (
     LoggingSettings,
     MigrationSettings,
     ServerSettings,
+    TelemetrySettings,
 )
 
 __all__ = ["Settings", "unknown_variables"]
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
     server: ServerSettings = ServerSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 

@@ -1,0 +1,60 @@
+"""Pools that say how full they are, and who had to wait for a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, cast
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+
+from backstay import events
+
+__all__ = ["PoolUse", "WatchedPool", "pool_use"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """How full a pool is at this moment, in connections.
+
+    Attributes:
+        name: `writing` or `reading`.
+        checked_out: In use.
+        idle: Open, and free.
+        limit: The most that it may have open, overflow included.
+    """
+
+    name: str
+    checked_out: int
+    idle: int
+    limit: int
+
+
+class WatchedPool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool for async engines; each wait for a connection becomes an event."""
+
+    # SQLAlchemy names the pool's logger after it, and lets only its own loggers be as quiet as they are.
+    __module__ = AsyncAdaptedQueuePool.__module__
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if self._overflow < self._max_overflow or self.checkedin():
+            return super()._do_get()
+        began = perf_counter()
+        try:
+            return super()._do_get()
+        finally:
+            if events.is_watched(events.ConnectionAwaited):
+                waited = perf_counter() - began
+                events.emit(events.ConnectionAwaited(pool=self.logging_name or "", seconds=waited))
+
+    @property
+    def limit(self) -> int:
+        """The most connections that it may have open."""
+        return self.size() + self._max_overflow
+
+
+def pool_use(engine: AsyncEngine) -> PoolUse:
+    """Return how full the pool of an engine is."""
+    pool = cast("Any", engine.sync_engine.pool)
+    return PoolUse(pool.logging_name, pool.checkedout(), pool.checkedin(), pool.limit)
