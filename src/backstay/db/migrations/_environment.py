@@ -35,6 +35,8 @@ from backstay.db.migrations._errors import (
 from backstay.db.migrations._history import History
 from backstay.db.migrations._locking import begin_alone, refuse_broken_keys
 from backstay.db.migrations._source import literal, roots, tidy
+from backstay.db.migrations.data._marker import forget_after
+from backstay.db.migrations.data._steps import require_done
 from backstay.db.types import JSON, Enum, PortableType, UTCDateTime, Uuid
 
 __all__ = ["downgrade", "upgrade", "write_revision"]
@@ -118,9 +120,14 @@ def _run_one(connection: Connection, scripts: ScriptDirectory, plan: Plan, wait:
     def finish(*, step: MigrationInfo, **_: object) -> None:
         refuse_broken_keys(connection)
         ran.append(str(step.up_revision_id))
+        if not step.is_upgrade:
+            forget_after(connection, ran[-1])
 
     def first_step(heads: tuple[str, ...], _: MigrationContext) -> Sequence[RevisionStep]:
-        return plan(heads)[:1]
+        steps = plan(heads)[:1]
+        for step in steps:
+            _require_data(connection, step)
+        return steps
 
     context = _configure(connection, {"fn": first_step, "script": scripts, "on_version_apply": (finish,)})
     try:
@@ -132,6 +139,17 @@ def _run_one(connection: Connection, scripts: ScriptDirectory, plan: Plan, wait:
     for revision in ran:
         _logger.info("Ran migration %s", revision)
     return ran[0] if ran else None
+
+
+def _require_data(connection: Connection, step: RevisionStep) -> None:
+    """Refuse an upgrade whose `requires_data` names a data migration that is not done."""
+    script = getattr(step, "revision", None)
+    if script is None or not step.is_upgrade:
+        return
+    names = getattr(script.module, "requires_data", ())
+    for name in (names,) if isinstance(names, str) else names:
+        directory = Path(script.path).parent.parent / "data"
+        require_done(connection, directory, name=name, revision=script.revision)
 
 
 def _configure(connection: Connection, options: dict[str, Any]) -> MigrationContext:
@@ -248,6 +266,8 @@ def _comparison(metadata: sa.MetaData) -> dict[str, Any]:
 
 def _is_ours(item: object, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
     if kind == "table" and reflected and compare_to is None:
+        if name is not None and name.startswith("backstay_"):
+            return False
         _logger.warning("Left the table %s alone: no model declares it", name)
         return False
     return True
