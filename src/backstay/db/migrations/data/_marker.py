@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
 from backstay.db.migrations.data._batches import Batch, Key, decode_key, encode_key
@@ -86,14 +87,28 @@ def read_markers(connection: Connection) -> Mapping[str, Marker]:
 
 def lock_marker(connection: Connection, migration: DataMigration) -> Marker:
     """Return the marker, and keep others from moving it until the transaction ends."""
-    rows = sa.select(_TABLE).where(_TABLE.c.name == migration.name).with_for_update()
-    row = connection.execute(rows).one_or_none()
-    if row is not None:
-        return _read(row)
+    locked = sa.select(_TABLE).where(_TABLE.c.name == migration.name).with_for_update()
+    row = connection.execute(locked).one_or_none()
+    if row is None:
+        _insert(connection, migration)
+        row = connection.execute(locked).one()
+    return _read(row)
+
+
+def _insert(connection: Connection, migration: DataMigration) -> None:
+    # Two processes may begin at once: the second one waits here, and then finds the first one's row.
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     now = datetime.now(UTC)
-    fresh = {"name": migration.name, "revision": migration.after, "started_at": now, "updated_at": now}
-    connection.execute(sa.insert(_TABLE).values(**fresh, rows_done=0, rows_changed=0, batches_done=0))
-    return Marker(started_at=now)
+    fresh = insert(_TABLE).values(
+        name=migration.name,
+        revision=migration.after,
+        rows_done=0,
+        rows_changed=0,
+        batches_done=0,
+        started_at=now,
+        updated_at=now,
+    )
+    connection.execute(fresh.on_conflict_do_nothing())
 
 
 def write_marker(connection: Connection, name: str, marker: Marker) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backstay.db.database import Database
-from backstay.db.migrations._errors import MultipleHeadsError
+from backstay.db.migrations._errors import MultipleHeadsError, UnknownRevisionError
 from backstay.db.migrations._history import read_current, read_history
 from backstay.db.migrations.data._batches import KeyedTable, inspect_table
 from backstay.db.migrations.data._errors import DataMigrationTooEarlyError
@@ -31,7 +31,7 @@ from backstay.db.migrations.data._steps import (
     prepare,
     take_step,
 )
-from backstay.db.migrations.data._watching import Total, count_rest, running_alone, watching
+from backstay.db.migrations.data._watching import Total, count_rest, running_alone
 from backstay.errors import ConfigurationError
 
 __all__ = ["DataMigrations", "DataProgress", "Rehearsal", "State"]
@@ -143,7 +143,7 @@ class DataMigrations:
             MigrationError: A file cannot be read, or two have the same name.
         """
         migrations = self.files()
-        async with watching(database) as session:
+        async with database.reading() as session:
             markers = await session.run_sync(lambda sync: read_markers(sync.connection()))
             return tuple(
                 [
@@ -201,6 +201,8 @@ class DataMigrations:
         history = read_history(self._versions)
         async with database.reading() as session:
             current = await session.run_sync(lambda sync: read_current(sync.connection()))
+        if migration.after not in history.ids:
+            raise UnknownRevisionError(migration.after, history.ids)
         ran = set(history.ids).difference(revision.id for revision in history.pending(current))
         if migration.after not in ran:
             raise DataMigrationTooEarlyError(migration.name, migration.after)
@@ -264,7 +266,7 @@ class DataMigrations:
         """
         migration = find_file(self._directory, name)
         await self._require_schema(database, migration)
-        async with watching(database) as counting:
+        async with database.reading() as counting:
             session = database.session()
             try:
                 return await self._rehearse(counting, session, database, migration)

@@ -23,25 +23,11 @@ from backstay.db.database import Database
 from backstay.db.migrations.data._batches import Key, KeyedTable
 from backstay.db.migrations.data._errors import DataMigrationRunningError
 
-__all__ = ["Total", "count_rest", "running_alone", "watching"]
+__all__ = ["Total", "count_rest", "running_alone"]
 
-_COUNT_SECONDS = 2.0
+_COUNT_MILLISECONDS = 2000
 _COUNT_AGAIN_SECONDS = 30.0
 _QUERY_CANCELED = "57014"
-
-
-@asynccontextmanager
-async def watching(database: Database) -> AsyncIterator[AsyncSession]:
-    """Open a session that counts; on PostgreSQL no statement of it runs for longer than two seconds."""
-    async with database.reading() as session:
-        if not database.is_postgresql:
-            yield session
-            return
-        await session.execute(text(f"SET statement_timeout = {int(_COUNT_SECONDS * 1000)}"))
-        try:
-            yield session
-        finally:
-            await session.invalidate()  # the limit, and any lock, go with the connection
 
 
 @asynccontextmanager
@@ -53,14 +39,17 @@ async def running_alone(database: Database, name: str) -> AsyncIterator[AsyncSes
     Raises:
         DataMigrationRunningError: Another process runs it.
     """
-    async with watching(database) as session:
-        if database.is_postgresql:
-            if not await session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(name)}):
-                raise DataMigrationRunningError(name)
-            yield session
+    async with database.reading() as session:
+        if not database.is_postgresql:
+            with _locked_file(Path(f"{database.url.database}-{name}.lock"), name):
+                yield session
             return
-        with _locked_file(Path(f"{database.url.database}-{name}.lock"), name):
+        if not await session.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _lock_key(name)}):
+            raise DataMigrationRunningError(name)
+        try:
             yield session
+        finally:
+            await session.invalidate()  # the lock goes with the connection
 
 
 def _lock_key(name: str) -> int:
@@ -90,7 +79,7 @@ async def count_rest(
     """Return how many rows come after a key, and whether that was counted; else it is the planner's guess.
 
     Args:
-        session: One that `watching` opened.
+        session: One that only reads.
         rows: The table.
         after: The key; None for the whole table.
         exactly: Whether to try to count.
@@ -103,14 +92,24 @@ async def count_rest(
 def _count_or_guess(
     connection: Connection, rows: KeyedTable, after: Key | None, *, exactly: bool
 ) -> tuple[int, bool]:
+    counted = _count(connection, rows, after) if exactly else None
+    return (_guess(connection, rows, after), False) if counted is None else (counted, True)
+
+
+def _count(connection: Connection, rows: KeyedTable, after: Key | None) -> int | None:
+    """Count; None when it takes too long. A SQLite file is counted, however long it takes."""
     counted = sa.select(sa.func.count()).select_from(rows.table).where(rows.rest(after))
-    if exactly:
-        try:
-            return connection.scalar(counted) or 0, True
-        except DBAPIError as error:
-            if sqlstate_of(error) != _QUERY_CANCELED:
-                raise
-    return _guess(connection, rows, after), False
+    if connection.dialect.name != "postgresql":
+        return connection.scalar(counted) or 0
+    connection.exec_driver_sql(f"SET statement_timeout = {_COUNT_MILLISECONDS}")
+    try:
+        return connection.scalar(counted) or 0
+    except DBAPIError as error:
+        if sqlstate_of(error) != _QUERY_CANCELED:
+            raise
+        return None
+    finally:
+        connection.exec_driver_sql("SET statement_timeout = DEFAULT")
 
 
 def _guess(connection: Connection, rows: KeyedTable, after: Key | None) -> int:
