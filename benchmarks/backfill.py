@@ -1,7 +1,7 @@
 """A million rows backfilled while the service serves: what its callers notice, and whether the bar is right.
 
     python benchmarks/backfill.py                     one million rows on PostgreSQL, some minutes
-    python benchmarks/backfill.py --rows 200000 --seconds 3
+    python benchmarks/backfill.py --rows 200000 --rate 50 --seconds 3
 
 A real Uvicorn serves a `create_app` in one process, another one calls it at a steady rate, one call in five
 writing, and the data migration runs in a third with the library's defaults. It is held between two batches
@@ -44,7 +44,6 @@ from backstay.settings import DatabaseSettings, Settings
 
 SERVER = os.environ.get("BACKSTAY_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 
-REQUESTS_PER_SECOND = 100
 SETTLE_SECONDS = 1.0
 ALLOWED_RATIO = 2.0
 ALLOWED_GROWTH_BYTES = 10 * 1024 * 1024
@@ -101,7 +100,7 @@ def serve(url: str, port: int) -> None:
     uvicorn.run(create_app(settings, routers=[router]), port=port, log_level="warning", access_log=False)
 
 
-async def call_steadily(port: int, rows: int) -> None:
+async def call_steadily(port: int, *, rows: int, rate: int) -> None:
     """Call until SIGTERM, then print every call.
 
     A call is timed from when it was due, so that a stall counts for each call that it holds up.
@@ -121,7 +120,7 @@ async def call_steadily(port: int, rows: int) -> None:
         began, number = time.time(), 0
         async with asyncio.TaskGroup() as group:
             while not stopping.is_set():
-                due = began + number / REQUESTS_PER_SECOND
+                due = began + number / rate
                 await asyncio.sleep(max(0.0, due - time.time()))
                 group.create_task(call(number, due))
                 number += 1
@@ -174,8 +173,11 @@ class Backfill:
 class Bench:
     """One database, the processes at work on it, and what they measure."""
 
-    def __init__(self, url: str, folder: Path, *, rows: int, seconds: float) -> None:
-        self.url, self.folder, self.rows, self.seconds = url, folder, rows, seconds
+    def __init__(self, url: str, folder: Path, given: argparse.Namespace) -> None:
+        self.url, self.folder = url, folder
+        self.rows: int = given.rows
+        self.rate: int = given.rate
+        self.seconds: float = given.seconds
         self.port = _free_port()
         self.quiet: list[Window] = []
         self.busy: list[Window] = []
@@ -184,18 +186,16 @@ class Bench:
     @contextlib.contextmanager
     def started(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         """Start this script in another role, and end it with the block."""
-        command = [
-            sys.executable,
-            __file__,
-            "--url",
-            self.url,
-            "--rows",
-            str(self.rows),
-            *map(str, arguments),
-        ]
-        # What a server writes nobody reads, and a full pipe would stop it.
-        output = subprocess.DEVNULL if "--serve" in arguments else subprocess.PIPE
-        process = subprocess.Popen(command, stdout=output, text=True)
+        options = ["--url", self.url, "--rows", self.rows, "--rate", self.rate, *arguments]
+        command = [sys.executable, __file__, *map(str, options)]
+        # Nobody reads what a server writes: a full pipe would stop it.
+        is_server = "--serve" in arguments
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL if is_server else subprocess.PIPE,
+            stderr=subprocess.DEVNULL if is_server else None,
+            text=True,
+        )
         try:
             yield process
         finally:
@@ -330,15 +330,16 @@ def judge(bench: Bench, calls: list[Call], running: Backfill, unbatched: list[Ca
     )
     print(
         f"Backfill: {bench.rows:,} rows at {rate:,.0f} a second in {len(running.told) - 1:,} batches while "
-        f"{len(calls):,} calls came, {failed} failed; p99 {statistics.median(busy):.1f} ms beside it and "
-        f"{statistics.median(quiet):.1f} ms without, {ratio:.2f} times (medians of {len(pairs)} pairs); its "
-        f"memory grew by {growth / 2**20:.1f} MiB, its bar was off by {error:.2%} at the most."
+        f"{len(calls):,} calls came, {bench.rate} a second, {failed} failed; "
+        f"p99 {statistics.median(busy):.1f} ms beside it and {statistics.median(quiet):.1f} ms without, "
+        f"{ratio:.2f} times (medians of {len(pairs)} pairs); its memory grew by {growth / 2**20:.1f} MiB, "
+        f"its bar was off by {error:.2%} at the most."
     )
     is_calm = ratio < ALLOWED_RATIO and failed == 0
     return is_calm and growth < ALLOWED_GROWTH_BYTES and error <= ALLOWED_ERROR
 
 
-async def measure(rows: int, seconds: float) -> bool:
+async def measure(given: argparse.Namespace) -> bool:
     """Measure on a database of its own."""
     server = await asyncpg.connect(SERVER)
     name = f"backstay_backfill_{uuid4().hex[:12]}"
@@ -349,7 +350,7 @@ async def measure(rows: int, seconds: float) -> bool:
             data.mkdir()
             (data / "20261125_fill_full_name.py").write_text(MIGRATION)
             url = f"{SERVER.rpartition('/')[0]}/{name}"
-            bench = Bench(url, Path(folder), rows=rows, seconds=seconds)
+            bench = Bench(url, Path(folder), given)
             await bench.fill()
             with bench.serving():
                 calls, running = await bench.run_batches()
@@ -367,6 +368,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=int, default=100, help="calls a second")
     parser.add_argument("--seconds", type=float, default=8, help="of each phase")
     for name in ("--url", "--serve", "--call", "--backfill"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -374,11 +376,11 @@ def main() -> int:
     if given.serve:
         serve(given.url, int(given.serve))
     elif given.call:
-        asyncio.run(call_steadily(int(given.call), given.rows))
+        asyncio.run(call_steadily(int(given.call), rows=given.rows, rate=given.rate))
     elif given.backfill:
         asyncio.run(backfill(given.url, Path(given.backfill)))
     else:
-        return 0 if asyncio.run(measure(given.rows, given.seconds)) else 1
+        return 0 if asyncio.run(measure(given)) else 1
     return 0
 
 

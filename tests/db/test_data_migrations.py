@@ -18,6 +18,7 @@ from backstay.db import Database
 from backstay.db.migrations import MigrationError, Migrations, MultipleHeadsError, UnknownRevisionError
 from backstay.db.migrations.data import (
     BrokenDataMigrationError,
+    DataMigrationBlockedError,
     DataMigrationFailedError,
     DataMigrationRunningError,
     DataMigrations,
@@ -351,10 +352,13 @@ class TestFailure:
 
         async with database.transaction() as session:
             await session.execute(sa.update(counters).where(counters.c.id == 33).values(label="mine"))
-            with pytest.raises(sa.exc.DBAPIError, match="lock timeout"):
+            with pytest.raises(DataMigrationBlockedError, match="had locked") as caught:
                 await quick.run(database, "add_one")
+            with pytest.raises(DataMigrationBlockedError):
+                await quick.rehearse(database, "add_one")
 
         assert await values(database) == [1] * 10 + [0] * 10
+        assert "backstay db data run add_one" in str(caught.value.hint)
 
     @pytest.mark.databases("postgresql")
     async def test_a_lost_connection_is_replaced(

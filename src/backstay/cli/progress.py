@@ -26,6 +26,11 @@ class Countable(Protocol):
         ...
 
     @property
+    def state(self) -> str:
+        """`done` at the end."""
+        ...
+
+    @property
     def rows_done(self) -> int:
         """How many rows are done."""
         ...
@@ -88,7 +93,7 @@ class _Lines:
         moment = monotonic()
         if self._told_at is None:
             self._began_at, self._began_rows = moment, now.rows_done
-        elif moment - self._told_at < _LINE_SECONDS and now.rows_done < now.rows_total:
+        elif moment - self._told_at < _LINE_SECONDS and now.state != "done":
             return
         self._told_at = moment
         share = now.rows_done / now.rows_total if now.rows_total else 1.0

@@ -14,6 +14,7 @@ a file keeps working whatever the service's models become.
 from backstay.db.migrations.data._batches import Batch, Key, KeyValue
 from backstay.db.migrations.data._errors import (
     BrokenDataMigrationError,
+    DataMigrationBlockedError,
     DataMigrationFailedError,
     DataMigrationRunningError,
     DataMigrationTooEarlyError,
@@ -27,6 +28,7 @@ __all__ = [
     "Batch",
     "BrokenDataMigrationError",
     "DataMigration",
+    "DataMigrationBlockedError",
     "DataMigrationFailedError",
     "DataMigrationRunningError",
     "DataMigrationTooEarlyError",

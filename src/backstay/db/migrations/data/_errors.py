@@ -2,6 +2,7 @@
 
 MigrationError
 ├── BrokenDataMigrationError       a file cannot be read, or does not fit the database
+├── DataMigrationBlockedError      a batch met locks, again and again
 ├── DataMigrationFailedError       a batch raised; it was rolled back
 ├── DataMigrationRunningError      another process is running it
 ├── DataMigrationTooEarlyError     the schema migration it builds on has not run
@@ -19,6 +20,7 @@ from backstay.errors import did_you_mean
 
 __all__ = [
     "BrokenDataMigrationError",
+    "DataMigrationBlockedError",
     "DataMigrationFailedError",
     "DataMigrationRunningError",
     "DataMigrationTooEarlyError",
@@ -34,6 +36,18 @@ class BrokenDataMigrationError(MigrationError):
         super().__init__(f"The data migration {path}, line {line}, cannot run: {reason}", hint="Mend it.")
         self.path = path
         self.line = line
+
+
+class DataMigrationBlockedError(MigrationError):
+    """A batch met the locks of other transactions as often as it was tried, and was rolled back."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"A batch of the data migration {name} met rows that other transactions had locked.",
+            hint="Look for long transactions in pg_stat_activity; what was committed is kept, to go on: "
+            f"backstay db data run {name}",
+        )
+        self.name = name
 
 
 class DataMigrationFailedError(MigrationError):

@@ -27,6 +27,7 @@ from backstay.db.migrations.data._marker import Marker, create_table, read_marke
 from backstay.db.migrations.data._steps import (
     Work,
     explain_failure,
+    explaining_locks,
     is_worth_repeating,
     prepare,
     take_step,
@@ -242,7 +243,8 @@ class DataMigrations:
                     self._attempts,
                 )
                 await asyncio.sleep(wait)
-        return await self._try_step(database, work)
+        with explaining_locks(work.migration.name):
+            return await self._try_step(database, work)
 
     async def _try_step(self, database: Database, work: Work) -> Marker:
         try:
@@ -283,7 +285,8 @@ class DataMigrations:
             (0, True) if before.is_done else await count_rest(counting, work.rows, before.last_key)
         )
         await session.run_sync(lambda sync: create_table(sync.connection()))
-        after = await self._step_in(session, database, work)
+        with explaining_locks(migration.name):
+            after = await self._step_in(session, database, work)
         await session.rollback()
         return Rehearsal(
             name=migration.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from backstay.db.migrations._errors import MigrationError
 from backstay.db.migrations.data._batches import Batch, KeyedTable, describe_key, inspect_table
 from backstay.db.migrations.data._errors import (
     BrokenDataMigrationError,
+    DataMigrationBlockedError,
     DataMigrationFailedError,
     DataMigrationUnfinishedError,
 )
@@ -20,8 +23,17 @@ from backstay.db.migrations.data._files import DataMigration, Migrate, find_file
 from backstay.db.migrations.data._marker import Marker, create_table, lock_marker, write_marker
 from backstay.errors import UnavailableError
 
-__all__ = ["Work", "explain_failure", "is_worth_repeating", "prepare", "require_done", "take_step"]
+__all__ = [
+    "Work",
+    "explain_failure",
+    "explaining_locks",
+    "is_worth_repeating",
+    "prepare",
+    "require_done",
+    "take_step",
+]
 
+_BLOCKED = {"40001", "40P01", "55P03"}  # serialization_failure, deadlock_detected, lock_not_available
 _SMALL = 1000
 """Rows that a schema migration's own transaction may change on the way: those of one batch."""
 
@@ -103,6 +115,21 @@ def _line_of(migrate: Migrate) -> int:
 def is_worth_repeating(error: BaseException) -> bool:
     """Return whether a batch may succeed when it runs again: locks, deadlocks, a server that went away."""
     return isinstance(as_app_error(error), UnavailableError)
+
+
+@contextmanager
+def explaining_locks(name: str) -> Iterator[None]:
+    """Say of a lock that was not got, and will not be tried again, whose batch it stopped.
+
+    Raises:
+        DataMigrationBlockedError: PostgreSQL gave up a statement of the block for other transactions.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if sqlstate_of(error) in _BLOCKED:
+            raise DataMigrationBlockedError(name) from error
+        raise
 
 
 def explain_failure(error: Exception, work: Work, batch: Batch | None = None) -> DataMigrationFailedError:

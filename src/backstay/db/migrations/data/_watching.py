@@ -27,6 +27,7 @@ __all__ = ["Total", "count_rest", "running_alone"]
 
 _COUNT_MILLISECONDS = 2000
 _COUNT_AGAIN_SECONDS = 30.0
+_TOO_FEW_SECONDS = 1.0  # what was counted is done, and rows are left: more have come, or it was a wrong guess
 _QUERY_CANCELED = "57014"
 
 
@@ -133,7 +134,8 @@ class Total:
 
     async def find(self, *, done: int, after: Key | None) -> int:
         """Return the total, given how many rows are done and the key of the last of them."""
-        if self._counted_at is None or monotonic() - self._counted_at >= _COUNT_AGAIN_SECONDS:
+        patience = _COUNT_AGAIN_SECONDS if done < self._total else _TOO_FEW_SECONDS
+        if self._counted_at is None or monotonic() - self._counted_at >= patience:
             rest, self._is_exact = await count_rest(self._session, self._rows, after, exactly=self._is_exact)
             self._total, self._counted_at = done + rest, monotonic()
         self._total = max(self._total, done)
