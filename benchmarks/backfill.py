@@ -40,7 +40,7 @@ from pydantic import SecretStr
 
 from backstay import Database, ReadSessionDep, SessionDep, create_app
 from backstay.db.migrations.data import DataMigrations, DataProgress
-from backstay.settings import DatabaseSettings, Settings
+from backstay.settings import DatabaseSettings, MigrationSettings, Settings
 
 SERVER = os.environ.get("BACKSTAY_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 
@@ -127,7 +127,7 @@ async def call_steadily(port: int, *, rows: int, rate: int) -> None:
     print(json.dumps(calls))
 
 
-async def backfill(url: str, folder: Path) -> None:
+async def backfill(url: str, folder: Path, *, batch_size: int) -> None:
     """Run the data migration, and print after each batch what the bar says and how much memory it has.
 
     While the file `held` is there it waits between two batches, in no transaction.
@@ -141,7 +141,7 @@ async def backfill(url: str, folder: Path) -> None:
             time.sleep(0.02)
 
     database = Database(DatabaseSettings(url=SecretStr(url)))
-    await DataMigrations(folder).run(database, "fill_full_name", on_progress=tell)
+    await DataMigrations(folder, batch_size=batch_size).run(database, "fill_full_name", on_progress=tell)
     await database.close()
 
 
@@ -178,6 +178,7 @@ class Bench:
         self.rows: int = given.rows
         self.rate: int = given.rate
         self.seconds: float = given.seconds
+        self.batch_size: int = given.batch_size
         self.port = _free_port()
         self.quiet: list[Window] = []
         self.busy: list[Window] = []
@@ -187,6 +188,7 @@ class Bench:
     def started(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         """Start this script in another role, and end it with the block."""
         options = ["--url", self.url, "--rows", self.rows, "--rate", self.rate, *arguments]
+        options += ["--batch-size", self.batch_size]
         command = [sys.executable, __file__, *map(str, options)]
         # Nobody reads what a server writes: a full pipe would stop it.
         is_server = "--serve" in arguments
@@ -368,6 +370,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
+    usual = MigrationSettings().batch_size
+    parser.add_argument("--batch-size", type=int, default=usual, help="rows of a batch")
     parser.add_argument("--rate", type=int, default=100, help="calls a second")
     parser.add_argument("--seconds", type=float, default=8, help="of each phase")
     for name in ("--url", "--serve", "--call", "--backfill"):
@@ -378,7 +382,7 @@ def main() -> int:
     elif given.call:
         asyncio.run(call_steadily(int(given.call), rows=given.rows, rate=given.rate))
     elif given.backfill:
-        asyncio.run(backfill(given.url, Path(given.backfill)))
+        asyncio.run(backfill(given.url, Path(given.backfill), batch_size=given.batch_size))
     else:
         return 0 if asyncio.run(measure(given)) else 1
     return 0

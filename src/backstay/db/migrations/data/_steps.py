@@ -35,7 +35,7 @@ __all__ = [
 
 _BLOCKED = {"40001", "40P01", "55P03"}  # serialization_failure, deadlock_detected, lock_not_available
 _SMALL = 1000
-"""Rows that a schema migration's own transaction may change on the way: those of one batch."""
+"""Rows that a schema migration changes on the way, in its own transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _reason(error: Exception) -> str:
 def require_done(connection: Connection, directory: Path, *, name: str, revision: str) -> None:
     """Refuse a schema migration whose data migration is not done, inside its transaction and before its work.
 
-    A table of less than one batch is changed right here: databases that are new, or a test's, need no command
+    A table of less than a thousand rows is changed right here: databases that are new, or a test's, need no command
     of their own.
 
     Raises:
