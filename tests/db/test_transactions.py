@@ -71,6 +71,17 @@ class TestEnds:
         with pytest.raises(SessionEndedError):
             await session.execute(text("SELECT 1"))
 
+    async def test_tables_can_be_made_from_their_declaration(self, database: Database) -> None:
+        made = Table("made", MetaData(), Column("id", Integer, primary_key=True))
+
+        async with database.transaction() as session:
+            connection = await session.connection()
+            await connection.run_sync(made.create)
+            await session.execute(insert(made).values(id=1))
+
+        async with database.reading() as session:
+            assert await session.scalar(select(func.count()).select_from(made)) == 1
+
     async def test_ddl_is_rolled_back_too(self, database: Database) -> None:
         with pytest.raises(RuntimeError):
             async with database.transaction() as session:

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from backstay.cli.data_commands import data_commands
 from backstay.cli.messages import reporting
 from backstay.cli.options import AppOption, TracebackOption, explain_when_alone
 
 __all__ = ["database_commands"]
 
 database_commands = typer.Typer(rich_markup_mode=None)
+database_commands.add_typer(data_commands, name="data")
 
 SpliceOption = Annotated[
     bool, typer.Option("--splice", help="Allow it to follow what others follow already, beside them.")

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from backstay import events
@@ -270,11 +271,12 @@ def _before_statement(
 
 
 def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...]:
-    compiled: Any = getattr(context, "compiled", None)
-    if compiled is not None and (compiled.isinsert or compiled.isupdate or compiled.isdelete):
-        return (compiled.statement.table.name,)
-    if compiled is not None and not compiled.isplaintext:
-        return ()
+    compiled = getattr(context, "compiled", None)
+    if isinstance(compiled, SQLCompiler):  # else it is DDL, or text for the driver
+        if compiled.isinsert or compiled.isupdate or compiled.isdelete:
+            return (compiled.statement.table.name,)  # type: ignore[union-attr]  # those three have one
+        if not compiled.isplaintext:
+            return ()
     return ("*",) if statement.lstrip().upper().startswith(_WRITING_WORDS) else ()
 
 

@@ -147,6 +147,14 @@ class MigrationSettings(SettingsSection):
         description="Tables that no model declares and that are to stay, by name or pattern.",
         examples=["spatial_ref_sys,audit_*"],
     )
+    batch_size: int = Field(
+        default=500, ge=1, description="How many rows a data migration changes in one transaction."
+    )
+    rows_per_second: int | None = Field(
+        default=None,
+        ge=1,
+        description="How fast a data migration goes at the most. Unset: it rests for as long as it works.",
+    )
 
 
 def _to_upper_case(value: object) -> object:

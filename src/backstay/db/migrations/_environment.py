@@ -32,6 +32,8 @@ from backstay.db.migrations._errors import (
 from backstay.db.migrations._history import History
 from backstay.db.migrations._limits import begin_limited, pause, waiting_concurrently
 from backstay.db.migrations._locking import begin_alone, refuse_broken_keys
+from backstay.db.migrations.data._marker import forget_after
+from backstay.db.migrations.data._steps import require_done
 from backstay.settings import MigrationSettings
 
 __all__ = ["configure", "downgrade", "explained", "load", "upgrade"]
@@ -167,11 +169,15 @@ class _Run:
         def first_step(heads: tuple[str, ...], _: MigrationContext) -> Sequence[RevisionStep]:
             steps = plan(heads)[:1]
             self._name(steps)
+            for step in steps:
+                _require_data(self._connection, step)
             return steps
 
         def finish(*, step: MigrationInfo, **_: object) -> None:
             refuse_broken_keys(self._connection)
             ran.append(str(step.up_revision_id))
+            if not step.is_upgrade:
+                forget_after(self._connection, ran[-1])
 
         options = {"fn": first_step, "script": self._scripts, "on_version_apply": (finish,)}
         context = configure(self._connection, options)
@@ -219,6 +225,17 @@ class _Run:
 def _gave_way(error: DBAPIError) -> bool:
     # A lock timeout, or a deadlock of which the server has chosen us as the victim.
     return sqlstate_of(error) in ("55P03", "40P01")
+
+
+def _require_data(connection: Connection, step: RevisionStep) -> None:
+    """Refuse an upgrade whose `requires_data` names a data migration that is not done."""
+    script = getattr(step, "revision", None)
+    if script is None or not step.is_upgrade:
+        return
+    names = getattr(script.module, "requires_data", ())
+    for name in (names,) if isinstance(names, str) else names:
+        directory = Path(script.path).parent.parent / "data"
+        require_done(connection, directory, name=name, revision=script.revision)
 
 
 def configure(connection: Connection, options: dict[str, Any]) -> MigrationContext:
