@@ -25,7 +25,14 @@ _REPOSITORY = Path(__file__).parents[2]
 _LONGEST_NAME = "a-service-with-the-longest-possible-name"
 _NO_TABLES = sqlalchemy.MetaData()
 _DEADLINE_SECONDS = 120
-_PIPELINE = ["ruff check", "ruff format --check", "mypy", "lint-imports", "pytest --database both"]
+_PIPELINE = [
+    "ruff check",
+    "ruff format --check",
+    "mypy",
+    "lint-imports",
+    "backstay db lint",
+    "pytest --database both",
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +129,11 @@ def count_lines(service: Path, *folders: str) -> int:
 def test_it_has_at_most_30_files_and_700_lines_of_python_to_know(tmp_path: Path) -> None:
     service = create_service(tmp_path / "shop")
 
-    assert len([path for path in service.rglob("*") if path.is_file()]) <= 30
+    files = {path for path in service.rglob("*") if path.is_file()} - {service / ".gitignore"}
+    assert len(files) <= 30
     assert count_lines(service, "src", "migrations") <= 700
     assert len((service / "locustfile.py").read_text().splitlines()) <= 50
-    assert count_lines(service, "tests") <= 200
+    assert count_lines(service, "tests") <= 220
 
 
 def test_its_main_module_is_about_20_lines(service: Path) -> None:

@@ -36,7 +36,7 @@ def lint(app: str | None, *, targets: Sequence[str], since: str | None, as_json:
     # Paths are meant from where the command was called; finding the project changes the folder.
     located = [Path(target).absolute() if _is_path(target) else target for target in targets]
     settings = load_app(enter_project(app)).settings
-    migrations = Migrations(Model.metadata, settings.database.migrations)
+    migrations = Migrations(Model.metadata, settings.database.migrations, settings=settings.migrations)
     try:
         # What a migration prints is not a finding.
         with redirect_stdout(sys.stderr):

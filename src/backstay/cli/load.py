@@ -11,7 +11,6 @@ from pathlib import Path
 
 import typer
 from fastapi.routing import iter_route_contexts
-from pydantic import SecretStr
 
 from backstay.cli.load_figures import print_verdicts, tell_outcome, tell_server
 from backstay.cli.load_process import Generator
@@ -120,7 +119,7 @@ def _make_plan(loaded: LoadedApp, options: LoadOptions, *, started_in: Path) -> 
 
 
 def _find_metrics_token(settings: Settings) -> str | None:
-    token: SecretStr | None = getattr(getattr(settings, "telemetry", None), "metrics_token", None)
+    token = settings.telemetry.metrics_token
     return None if token is None else token.get_secret_value()
 
 

@@ -42,5 +42,5 @@ class Customer(ServiceUser):
         self.wait()
         read = self.client.get(path)
         read.raise_for_status()
-        headers = {"If-Match": read.headers.get("ETag", "*")}  # overwrites no other change
+        headers = {"If-Match": read.headers["ETag"]}  # overwrites no other change
         self.client.patch(path, json={"name": "Ada Lovelace"}, headers=headers)
