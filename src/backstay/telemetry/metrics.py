@@ -191,6 +191,7 @@ class Metrics:
 
 
 class _Instruments:
+    # As long as the table in docs/guides/observability.md: one instrument after the other.
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self.requests = _make_requests(registry)
         self.in_flight = Gauge(
