@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TextIO
 
 from backstay.errors import ConfigurationError
 
@@ -67,11 +66,12 @@ def announce_process(folder: Path) -> None:
     _hold_lock(folder, os.getpid())
 
 
-@cache  # holding the file open is the point; a forked process has a number of its own, and asks anew
-def _hold_lock(folder: Path, process: int) -> TextIO:
-    file = _lock_path(folder, process).open("a")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+@cache  # a forked process has a number of its own, and asks anew
+def _hold_lock(folder: Path, process: int) -> int:
+    # A bare descriptor, which nobody closes before the process ends.
+    descriptor = os.open(_lock_path(folder, process), os.O_CREAT | os.O_RDWR, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def _lock_path(folder: Path, process: int) -> Path:
