@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 
 from backstay import ReadSessionDep, SessionDep, create_app, install
 from backstay.db import Database
+from backstay.events import QueryExecuted
 from backstay.logging import captured_logs
 from backstay.settings import DatabaseSettings, HttpSettings, Settings, TelemetrySettings
 
@@ -127,13 +128,16 @@ class TestCounts:
         }
         assert counted == {"committed": 1, "rolled_back": 2, "unknown": 0}
 
-    async def test_statements_are_counted_and_timed(self, client: AsyncClient) -> None:
-        before = await scrape(client)
+    async def test_statements_are_counted_and_timed(self, client: AsyncClient, events: Any) -> None:
+        before, events_before = await scrape(client), len(events.of(QueryExecuted))
         await client.get("/rows/1")
-        after = await scrape(client)
+        after, told = await scrape(client), events.of(QueryExecuted)[events_before:]
 
+        assert [query.statement.split()[0] for query in told if "counted_rows" in query.statement] == [
+            "SELECT"
+        ]
         for name in ("backstay_db_queries_total{}", "backstay_db_query_duration_seconds_count{}"):
-            assert after[name] - before[name] == 1
+            assert after[name] - before[name] == len(told), told
         assert after["backstay_db_query_duration_seconds_sum{}"] > 0
 
     async def test_the_pools_are_shown(

@@ -23,7 +23,7 @@ def metadata() -> MetaData:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    narrow = {"pool_size": 1, "pool_overflow": 0, "pool_timeout": settings.database.busy_timeout / 50}
+    narrow = {"pool_size": 1, "pool_overflow": 0, "pool_timeout": settings.database.busy_timeout / 20}
     return settings.model_copy(update={"database": settings.database.model_copy(update=narrow)})
 
 
@@ -55,7 +55,7 @@ async def test_a_wait_that_ends_well_is_told(database: Database, events: Any) ->
 
     (awaited,) = events.of(ConnectionAwaited)
     assert awaited.pool == "reading"
-    assert 0 < awaited.seconds < 0.1
+    assert 0 < awaited.seconds < 0.25
 
 
 async def test_a_wait_in_vain_is_told_too(database: Database, events: Any) -> None:
@@ -66,7 +66,7 @@ async def test_a_wait_in_vain_is_told_too(database: Database, events: Any) -> No
 
     (awaited,) = events.of(ConnectionAwaited)
     assert awaited.pool == "writing"
-    assert awaited.seconds >= 0.1
+    assert awaited.seconds >= 0.24  # a timer may fire a little before its time
 
 
 async def test_a_statement_that_fails_is_told_with_the_class_of_its_error(
