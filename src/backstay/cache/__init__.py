@@ -1,0 +1,1 @@
+"""The coherent cache: a cached read is as correct as an uncached one."""
