@@ -8,21 +8,57 @@ The order at the end of an outermost transaction (docs/decisions/0001-unit-of-wo
 
     flush -> prepare (each participant; raising rolls back) -> COMMIT -> settle (each participant) ->
     after_commit calls
+
+What a transaction wrote, and what a reader depends on, are written in the same tags. Table names are in lower
+case and without a schema, so that two spellings of one table meet:
+
+    orders          some row of the table      each write of the table gives it
+    orders:7        the row with that key      a write through the session's objects gives it
+    orders:*        unknown rows of the table  a statement gives it that may touch many rows
+    *               anything                   SQL text that writes gives it
+
+    a reader of the row 7 depends on           orders:7, orders:*, *
+    a reader of the table depends on           orders, *
+
+So the write of a row leaves the readers of other rows alone, a statement over many rows reaches them all, and
+either reaches the readers of the table. What the database does by itself through foreign keys (ON DELETE, ON
+UPDATE) counts as a statement over the other table. Nobody sees what triggers, functions, COPY on the driver's
+own connection and other programs write.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Any, ParamSpec, Protocol
+from typing import Any, ParamSpec, Protocol, runtime_checkable
+from urllib.parse import quote
 
-from backstay.errors import UsageError
+from backstay.errors import ConfigurationError, UsageError
 
-__all__ = ["Carrier", "Outcome", "Participant", "Source", "Transaction", "after_commit", "attach", "of"]
+__all__ = [
+    "EVERYTHING",
+    "Carrier",
+    "NamedTable",
+    "Outcome",
+    "Participant",
+    "Readable",
+    "Source",
+    "Transaction",
+    "after_commit",
+    "attach",
+    "of",
+    "row_tag",
+    "source_of",
+    "table_tag",
+    "unknown_rows_tag",
+]
 
 P = ParamSpec("P")
+
+EVERYTHING = "*"
+"""The tag of a write that nobody could read; every reader depends on it."""
 
 _KEY = "backstay.transaction"
 
@@ -53,7 +89,7 @@ class Participant(Protocol):
 
         Args:
             transaction: The transaction about to commit; everything is flushed.
-            tags: What it wrote, as table names; `*` when a statement could not be read.
+            tags: What it wrote; never empty. Writes of a savepoint that was rolled back may be among them.
         """
         ...
 
@@ -62,23 +98,111 @@ class Participant(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
-    """What a cached function declares to read: a Model class, or one row of it."""
+    """What a cached function declares to read: the rows of a table, or one of them."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of the function that say which row it is; none for a whole table."""
+        ...
 
     def tables(self) -> tuple[str, ...]:
-        """Return the names of the tables read."""
+        """Return the tables read, named as in tags. Only complete once all models are imported."""
         ...
 
-    def tags(self, arguments: dict[str, Any]) -> tuple[str, ...]:
+    def tags(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the tags that a call with these arguments depends on."""
         ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What knows its own source, such as a Model class."""
+
+    def __backstay_source__(self) -> Source:
+        """Return the source that stands for it."""
+        ...
+
+
+@runtime_checkable
+class NamedTable(Protocol):
+    """A table that is no class, such as SQLAlchemy's `Table`."""
+
+    @property
+    def name(self) -> Any:
+        """Its name, without a schema."""
+        ...
+
+    @property
+    def primary_key(self) -> Any:
+        """Its key."""
+        ...
+
+
+def source_of(declared: Source | Readable | NamedTable) -> Source:
+    """Return what a member of `reads` stands for: a Model class, `row(...)`, or a table.
+
+    Raises:
+        ConfigurationError: It is none of these.
+    """
+    if isinstance(declared, Source):
+        return declared
+    if isinstance(declared, Readable):
+        return declared.__backstay_source__()
+    if isinstance(declared, NamedTable):
+        return _TableSource(table_tag(str(declared.name)))
+    raise ConfigurationError(
+        f"reads= takes models and rows of them, not {declared!r}.",
+        hint='Write reads=[User] or reads=[row(User, "user_id")].',
+    )
+
+
+class _TableSource:
+    """All rows of one table."""
+
+    parameters: tuple[str, ...] = ()
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+
+    def tables(self) -> tuple[str, ...]:
+        return (self._table,)
+
+    def tags(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        return (self._table, EVERYTHING)
+
+
+def table_tag(name: str) -> str:
+    """Return the tag that each write of a table gives; `name` has no schema."""
+    return quote(name.lower(), safe="")
+
+
+def row_tag(table: str, key: str) -> str:
+    """Return the tag of one row.
+
+    Args:
+        table: The table's own tag.
+        key: The values of the primary key, encoded and without `*`.
+    """
+    return f"{table}:{key}"
+
+
+def unknown_rows_tag(table: str) -> str:
+    """Return the tag of a write whose rows are not known; `table` is the table's own tag."""
+    return f"{table}:*"
 
 
 class Transaction(ABC):
     """One outermost transaction of one session."""
 
-    writes: set[str]
-    """Names of the tables written so far; `*` stands for "unknown, so everything"."""
+    @property
+    @abstractmethod
+    def writes(self) -> set[str]:
+        """The tags of what was written so far, also in savepoints that were rolled back since.
+
+        The library's own tables (`backstay_...`) are left out.
+        """
 
     @property
     @abstractmethod

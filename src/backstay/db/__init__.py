@@ -7,6 +7,7 @@ from backstay.db._pool import PoolUse
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
 from backstay.db.model import Model, TimestampMixin, new_id
+from backstay.db.sources import row
 from backstay.db.version import VersionMixin, version_of
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "as_app_error",
     "is_repeatable",
     "new_id",
+    "row",
     "version_of",
 ]

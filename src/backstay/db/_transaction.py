@@ -18,12 +18,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from backstay import events
 from backstay.db._errors import is_certain, sqlstate_of
+from backstay.db._writes import Writes
 from backstay.errors import TransactionAbortedError, UsageError
 from backstay.transaction import Outcome, Participant, Transaction, attach, of
 
@@ -35,7 +35,6 @@ _TRANSACTION = "backstay.transaction"
 _FAILED = "backstay.failed"
 _COMMITTING = "backstay.committing"
 _BEGAN = "backstay.began"
-_WRITING_WORDS = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "WITH", "COPY", "TRUNCATE", "CALL", "DO")
 
 
 class Owner(Protocol):
@@ -55,7 +54,7 @@ class DatabaseTransaction(Transaction):
         self.session = session
         self.owner = owner
         self.carrier = carrier
-        self.writes: set[str] = set()
+        self.written = Writes()
         self.outcome: Outcome | None = None
         self.commit_error: BaseException | None = None
         self.commit_began: float | None = None
@@ -67,6 +66,11 @@ class DatabaseTransaction(Transaction):
     def has_work(self) -> bool:
         """Whether a commit would do anything."""
         return self.session.in_transaction() or bool(self._calls)
+
+    @property
+    def writes(self) -> set[str]:
+        """The tags of what was written so far."""
+        return self.written.tags
 
     @property
     def changed(self) -> bool:
@@ -205,6 +209,9 @@ def begin_tracking(session: Session, owner: Owner, carrier: AsyncSession | None)
 def watch_sessions(session_class: type[Session]) -> None:
     """Follow each outermost transaction of a session class from its begin to its end."""
     event.listen(session_class, "after_begin", _after_begin)
+    event.listen(session_class, "do_orm_execute", _before_orm_statement)
+    event.listen(session_class, "before_flush", _before_flush)
+    event.listen(session_class, "after_flush", _after_flush)
     event.listen(session_class, "before_commit", _before_commit)
     event.listen(session_class, "after_commit", _after_commit)
     event.listen(session_class, "after_soft_rollback", _after_soft_rollback)
@@ -217,6 +224,19 @@ def _current(session: Session) -> DatabaseTransaction:
 
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     _current(session).begin(connection)
+
+
+def _before_orm_statement(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        _current(state.session).written.add_orm_statement(state.statement)
+
+
+def _before_flush(session: Session, flush: UOWTransaction, instances: object) -> None:
+    _current(session).written.end_rows()
+
+
+def _after_flush(session: Session, flush: UOWTransaction) -> None:
+    _current(session).written.add_rows(flush)
 
 
 def _before_commit(session: Session) -> None:
@@ -265,19 +285,9 @@ def _before_statement(
 ) -> None:
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
-        transaction.writes.update(_tables_written(statement, context))
+        transaction.written.add_statement(statement, context)
     if events.is_watched(events.QueryExecuted) or events.is_watched(events.QueryFailed):
         connection.info[_BEGAN] = perf_counter()
-
-
-def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...]:
-    compiled = getattr(context, "compiled", None)
-    if isinstance(compiled, SQLCompiler):  # else it is DDL, or text for the driver
-        if compiled.isinsert or compiled.isupdate or compiled.isdelete:
-            return (compiled.statement.table.name,)  # type: ignore[union-attr]  # those three have one
-        if not compiled.isplaintext:
-            return ()
-    return ("*",) if statement.lstrip().upper().startswith(_WRITING_WORDS) else ()
 
 
 def _after_statement(connection: Connection, cursor: DBAPICursor, statement: str, *_: object) -> None:
