@@ -32,6 +32,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
+from functools import lru_cache
 from typing import Any, ParamSpec, Protocol, runtime_checkable
 from urllib.parse import quote
 
@@ -173,6 +174,7 @@ class _TableSource:
         return (self._table, EVERYTHING)
 
 
+@lru_cache(maxsize=1000)
 def table_tag(name: str) -> str:
     """Return the tag that each write of a table gives; `name` has no schema."""
     return quote(name.lower(), safe="")

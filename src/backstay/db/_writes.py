@@ -53,7 +53,10 @@ class Writes:
             self._add_text(statement)
             return
         if compiled.isinsert or compiled.isupdate or compiled.isdelete:
-            self._add_compiled(statement, compiled, is_flush="compiled_cache" in context.execution_options)
+            change = _CHANGES.get(compiled)
+            if change is None:
+                change = _CHANGES[compiled] = _Change.read(compiled.statement, statement)
+            self._add(change, statement, is_flush="compiled_cache" in context.execution_options)
         elif statement[:6] != "SELECT" and not compiled.ctes:
             self._add_text(statement)
         if compiled.ctes:
@@ -64,7 +67,7 @@ class Writes:
         if not self._unnamed:
             return
         for state in flush.states:
-            self._tags.update(_tags_of_row(state, self._unnamed))
+            _add_row(self._tags, state, self._unnamed)
         self._unnamed.clear()
 
     def end_rows(self) -> None:
@@ -75,34 +78,25 @@ class Writes:
 
     def add_orm_statement(self, statement: Any) -> None:
         """Add what an insert, update or delete of the ORM is about to write."""
-        for table in _tables_in(_dml_of(statement)):
-            self._add_unknown(table_tag(table.name))
-
-    def _add_compiled(self, statement: str, compiled: SQLCompiler, *, is_flush: bool) -> None:
-        change = _dml_of(compiled.statement)
-        for table in _tables_in(change):
-            tag = table_tag(table.name)
-            if is_flush and not tag.startswith(_LIBRARY):
-                self._unnamed.add(tag)
-            else:
-                self._add_unknown(tag)
-        self._add_children(change, statement)
+        for _, tag in _Change.read(statement, "").tables:
+            self._add_unknown(tag)
 
     def _add_expressions(self, statement: str, compiled: Any) -> None:
         changes = [cte.element for cte in compiled.ctes if isinstance(cte.element, UpdateBase)]
         for change in changes:
-            self.add_orm_statement(change)
-            self._add_children(change, statement)
+            self._add(_Change.read(change, statement), statement, is_flush=False)
         if not changes:
             self._add_text(statement)
 
-    def _add_children(self, change: Any, statement: str) -> None:
-        is_delete = isinstance(change, sa.Delete) or " OR REPLACE " in statement
-        is_update = isinstance(change, sa.Update) or " DO UPDATE " in statement
-        if is_delete or is_update:
-            for table in _tables_in(change):
-                for changed in tables_changed_with(table, update=None if is_delete else statement):
-                    self._add_unknown(changed)
+    def _add(self, change: _Change, statement: str, *, is_flush: bool) -> None:
+        for table, tag in change.tables:
+            if is_flush:
+                self._unnamed.add(tag)
+            else:
+                self._add_unknown(tag)
+            if change.deletes or change.updates:
+                for other in tables_changed_with(table, update=None if change.deletes else statement):
+                    self._add_unknown(other)
 
     def _add_text(self, statement: str) -> None:
         if _writes_something(statement):
@@ -111,21 +105,46 @@ class Writes:
     def _add_unknown(self, table: str) -> None:
         if table == EVERYTHING:
             self._tags.add(EVERYTHING)
-        elif not table.startswith(_LIBRARY):
+        else:
             self._tags.update((table, unknown_rows_tag(table)))
 
 
-def _dml_of(statement: Any) -> Any:
-    while not isinstance(statement, UpdateBase):
-        statement = statement.element  # select(...).from_statement(insert(...).returning(...))
-    return statement
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What an insert, update or delete says about its tables.
+
+    Attributes:
+        tables: With their tags; none when the table is the library's own.
+        deletes: Whether rows may go.
+        updates: Whether rows may change.
+    """
+
+    tables: tuple[tuple[sa.TableClause, str], ...]
+    deletes: bool
+    updates: bool
+
+    @classmethod
+    def read(cls, statement: Any, sql: str) -> _Change:
+        """Read a statement and its SQL."""
+        while not isinstance(statement, UpdateBase):
+            statement = statement.element  # select(...).from_statement(insert(...).returning(...))
+        tables = [(table, table_tag(table.name)) for table in _tables_in(statement)]
+        return cls(
+            tuple(one for one in tables if not one[1].startswith(_LIBRARY)),
+            deletes=isinstance(statement, sa.Delete) or " OR REPLACE " in sql,
+            updates=isinstance(statement, sa.Update) or " DO UPDATE " in sql,
+        )
 
 
-def _tables_in(change: Any) -> Iterator[sa.TableClause]:
-    if isinstance(change.table, sa.TableClause):
-        yield change.table
+# SQLAlchemy keeps what it compiled, and so do we keep what we read in it.
+_CHANGES: WeakKeyDictionary[SQLCompiler, _Change] = WeakKeyDictionary()
+
+
+def _tables_in(statement: Any) -> Iterator[sa.TableClause]:
+    if isinstance(statement.table, sa.TableClause):
+        yield statement.table
         return
-    for element in visitors.iterate(change.table):  # an alias
+    for element in visitors.iterate(statement.table):  # an alias
         if isinstance(element, sa.TableClause):
             yield element
 
@@ -156,7 +175,7 @@ def _rows_of(mapper: Mapper[Any]) -> _Rows:
 _ROWS: WeakKeyDictionary[Mapper[Any], _Rows] = WeakKeyDictionary()
 
 
-def _tags_of_row(state: InstanceState[Any], written: set[str]) -> Iterator[str]:
+def _add_row(tags: set[str], state: InstanceState[Any], written: set[str]) -> None:
     rows = _ROWS.get(state.mapper)
     if rows is None:
         rows = _ROWS[state.mapper] = _rows_of(state.mapper)
@@ -164,10 +183,10 @@ def _tags_of_row(state: InstanceState[Any], written: set[str]) -> Iterator[str]:
     for table, encoders in rows.tables:
         if table not in written:
             continue
-        yield table
+        tags.add(table)
         for key in keys:
             encoded = encode_key(key, encoders) if encoders else None
-            yield unknown_rows_tag(table) if encoded is None else row_tag(table, encoded)
+            tags.add(unknown_rows_tag(table) if encoded is None else row_tag(table, encoded))
 
 
 def _keys_of(state: InstanceState[Any], attributes: tuple[str, ...]) -> list[tuple[Any, ...]]:
