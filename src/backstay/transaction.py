@@ -31,6 +31,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from enum import Enum
 from functools import lru_cache
 from typing import Any, ParamSpec, Protocol, runtime_checkable
@@ -40,6 +41,7 @@ from backstay.errors import ConfigurationError, UsageError
 
 __all__ = [
     "EVERYTHING",
+    "BlockingParticipant",
     "Carrier",
     "NamedTable",
     "Outcome",
@@ -83,19 +85,45 @@ class Carrier(Protocol):
 
 
 class Participant(Protocol):
-    """Something that must agree with the database about each commit."""
+    """Something that must agree with the database about each commit that wrote something."""
+
+    @property
+    def commit_bound(self) -> timedelta | None:
+        """How long a transaction may stay open after `prepare` began; None for as long as it likes.
+
+        PostgreSQL ends a transaction that idles for longer, and from version 17 on one that merely lasts:
+        what `prepare` announced is then never committed. SQLite has no such bound.
+        """
+        ...
 
     async def prepare(self, transaction: Transaction, tags: frozenset[str]) -> None:
         """Get ready for the COMMIT that follows; raising rolls the transaction back.
 
         Args:
             transaction: The transaction about to commit; everything is flushed.
-            tags: What it wrote; never empty. Writes of a savepoint that was rolled back may be among them.
+            tags: What it wrote, never empty; at a second commit of the same connection, what both wrote.
+                Writes of a savepoint that was rolled back may be among them.
         """
         ...
 
     async def settle(self, transaction: Transaction, outcome: Outcome) -> None:
-        """Learn how it ended; called once after each `prepare`, and an error is only logged."""
+        """Learn how it ended, once, after the last `prepare`; an error is only logged."""
+        ...
+
+
+@runtime_checkable
+class BlockingParticipant(Participant, Protocol):
+    """A participant that blocking transactions can have too; without these two they are refused.
+
+    Called on the thread of the transaction, where no event loop runs.
+    """
+
+    def prepare_blocking(self, transaction: Transaction, tags: frozenset[str]) -> None:
+        """Get ready as `prepare` does; `transaction.note_blocking` leaves the work to the outbox."""
+        ...
+
+    def settle_blocking(self, transaction: Transaction, outcome: Outcome) -> None:
+        """Learn how it ended as `settle` does."""
         ...
 
 

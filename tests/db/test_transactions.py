@@ -192,6 +192,8 @@ class TestAfterCommit:
 class Recorder:
     """A participant that writes down what it is told."""
 
+    commit_bound = None
+
     def __init__(self, *, refuses: bool = False) -> None:
         self.refuses = refuses
         self.told: list[object] = []
