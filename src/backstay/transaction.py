@@ -258,6 +258,22 @@ class Transaction(ABC):
         """Open a new session, with an empty identity map, on this transaction's own connection."""
 
     @abstractmethod
+    async def note(self, topic: str, payload: str) -> None:
+        """Leave work for after the commit in the outbox, in this same transaction: no crash loses it.
+
+        A participant may do so while it prepares. Whoever relays the topic gets the payload once the
+        transaction has committed, at least once, and never when it has not.
+
+        Args:
+            topic: What kind of work it is; at most 200 characters.
+            payload: What the work is; anything that text can hold.
+        """
+
+    @abstractmethod
+    def note_blocking(self, topic: str, payload: str) -> None:
+        """Do what `note` does, in a blocking transaction."""
+
+    @abstractmethod
     def after_commit(self, call: Callable[..., object | Awaitable[object]], *args: object) -> None:
         """Call `call(*args)` once the outermost transaction has committed.
 

@@ -333,6 +333,18 @@ async def by_an_expression_beside_a_write(session: AsyncSession) -> None:
     await session.execute(update(Author).values(name="Cid").add_cte(removed))
 
 
+async def rows_found_by_an_expression(session: AsyncSession) -> None:
+    found = select(Review.line_no).with_for_update().cte("found")
+    await session.execute(delete(Review).where(Review.line_no.in_(select(found.c.line_no))))
+
+
+async def by_an_expression_of_text(session: AsyncSession) -> None:
+    if session.get_bind().dialect.name == "sqlite":
+        pytest.skip("SQLite has no WITH that writes")
+    removed = text("DELETE FROM reviews RETURNING line_no").columns(sa.column("line_no")).cte("removed")
+    await session.execute(select(removed.c.line_no))
+
+
 async def by_text(session: AsyncSession) -> None:
     await session.execute(text("  /* why */ update authors SET name = 'Cid'"))
 
@@ -416,6 +428,8 @@ SHAPES: dict[Shape, set[str]] = {
     by_the_connection_alone: {"*"},
     by_an_expression_that_writes: {"books", "books:*"} | BOOK_CHILDREN,
     by_an_expression_beside_a_write: AUTHORS | {"reviews", "reviews:*"},
+    rows_found_by_an_expression: {"reviews", "reviews:*"},
+    by_an_expression_of_text: {"*"},
     by_text: {"*"},
     by_text_that_returns_rows: {"*"},
     by_text_with_columns: {"*"},

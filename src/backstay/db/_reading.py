@@ -65,6 +65,14 @@ class ReadingTransaction(Transaction):
         async with self.owner.reading_session_on(await self.carrier.connection(), self) as session:
             yield session
 
+    async def note(self, topic: str, payload: str) -> NoReturn:
+        """Refuse."""
+        raise ReadOnlySessionError(_REFUSAL)
+
+    def note_blocking(self, topic: str, payload: str) -> NoReturn:
+        """Refuse."""
+        raise ReadOnlySessionError(_REFUSAL)
+
     def after_commit(self, call: Callable[..., object | Awaitable[object]], *args: object) -> NoReturn:
         """Refuse."""
         raise ReadOnlySessionError(_REFUSAL)

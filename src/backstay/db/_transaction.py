@@ -19,13 +19,14 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
-from sqlalchemy.util.concurrency import await_, in_greenlet
+from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
 from backstay import events
 from backstay.db._commit_bound import bound_commit
 from backstay.db._errors import is_certain, sqlstate_of
 from backstay.db._reading import ReaderSource
 from backstay.db._writes import Writes
+from backstay.db.outbox import add_note
 from backstay.errors import TransactionAbortedError, UsageError
 from backstay.transaction import BlockingParticipant, Outcome, Participant, Transaction, attach, of
 
@@ -100,6 +101,22 @@ class DatabaseTransaction(Transaction):
             raise UsageError("A blocking session has no session beside it.")
         async with self.owner.reading_session_on(await self.carrier.connection(), self) as session:
             yield session
+
+    async def note(self, topic: str, payload: str) -> None:
+        """Leave work for after the commit in the outbox."""
+        if self.carrier is None:
+            raise UsageError("A blocking transaction leaves work with `note_blocking`.")
+        if self._connection is None:
+            await self.carrier.connection()
+        # Not through the session, which takes no statement any more once its commit has begun.
+        await greenlet_spawn(self.note_blocking, topic, payload)
+
+    def note_blocking(self, topic: str, payload: str) -> None:
+        """Leave work for after the commit in the outbox."""
+        if self.outcome is not None:
+            raise UsageError("This transaction has ended: there is nothing to add a note to.")
+        connection = self._connection or self.session.connection()
+        connection.execute(add_note(topic, payload))
 
     def after_commit(self, call: Callable[..., object | Awaitable[object]], *args: object) -> None:
         """Call once the outermost transaction has committed."""

@@ -52,15 +52,16 @@ class Writes:
         if not isinstance(compiled, SQLCompiler):  # DDL, or text for the driver
             self._add_text(statement)
             return
-        if compiled.isinsert or compiled.isupdate or compiled.isdelete:
+        is_change = compiled.isinsert or compiled.isupdate or compiled.isdelete
+        if is_change:
             change = _CHANGES.get(compiled)
             if change is None:
                 change = _CHANGES[compiled] = _Change.read(compiled.statement, statement)
             self._add(change, statement, is_flush="compiled_cache" in context.execution_options)
-        elif statement[:6] != "SELECT" and not compiled.ctes:
+        if statement[:4] == "WITH":
+            self._add_expressions(statement, compiled, known=int(is_change))
+        elif not is_change and statement[:6] != "SELECT":
             self._add_text(statement)
-        if compiled.ctes:
-            self._add_expressions(statement, compiled)
 
     def add_rows(self, flush: UOWTransaction) -> None:
         """Name the rows that the statements of a flush wrote."""
@@ -81,12 +82,12 @@ class Writes:
         for _, tag in _Change.read(statement, "").tables:
             self._add_unknown(tag)
 
-    def _add_expressions(self, statement: str, compiled: Any) -> None:
-        changes = [cte.element for cte in compiled.ctes if isinstance(cte.element, UpdateBase)]
+    def _add_expressions(self, statement: str, compiled: Any, *, known: int) -> None:
+        changes = [cte.element for cte in compiled.ctes or () if isinstance(cte.element, UpdateBase)]
         for change in changes:
             self._add(_Change.read(change, statement), statement, is_flush=False)
-        if not changes:
-            self._add_text(statement)
+        if len(_WRITES.findall(statement)) > known + len(changes):
+            self._tags.add(EVERYTHING)  # text, or an expression inside of another
 
     def _add(self, change: _Change, statement: str, *, is_flush: bool) -> None:
         for table, tag in change.tables:
@@ -206,7 +207,7 @@ _HARMLESS = re.compile(
     "|VACUUM|VALUES"
 )
 _WRITES = re.compile(
-    r"\b(INSERT\s+INTO|DELETE\s+FROM|MERGE\s+INTO|(?<!FOR )(?<!KEY )UPDATE)\b", re.IGNORECASE
+    r"\b(INSERT\s+INTO|DELETE\s+FROM|MERGE\s+INTO|(?<!FOR )(?<!KEY )(?<!DO )UPDATE)\b", re.IGNORECASE
 )
 
 
