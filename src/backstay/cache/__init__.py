@@ -1,1 +1,1 @@
-"""The coherent cache: a cached read is as correct as an uncached one."""
+"""The cache of a service, and the counters of its rate limits."""

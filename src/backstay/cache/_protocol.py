@@ -179,7 +179,9 @@ class Loaded(NamedTuple):
 
     value: Any
     payload: bytes | None
-    """Its encoded form; None when it is not to be stored."""
+    """Its encoded form; None when it has none."""
+    may_store: bool = True
+    """Whether it may be stored."""
     is_current: bool = False
     """Whether it was the committed value at the moment in which the load ended, for everybody."""
 
@@ -225,7 +227,7 @@ def _load_and_fill(address: Address, token: str, vector: tuple[str, ...]) -> Gen
     except BaseException:
         yield from _release(address.key, token)
         raise
-    if loaded.payload is None:
+    if loaded.payload is None or not loaded.may_store:
         yield from _release(address.key, token)
         return loaded
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Literal
 
@@ -130,11 +130,15 @@ class Database:
             await session.close()
 
     @asynccontextmanager
-    async def spare_reader(self) -> AsyncIterator[AsyncSession | None]:
-        """Open a reading session that is connected already; None when no connection is free at once."""
+    async def spare_reader(self, *, may_wait: bool = False) -> AsyncIterator[AsyncSession | None]:
+        """Open a reading session that is connected already.
+
+        Args:
+            may_wait: Whether to wait for a connection; else None comes when none is free at once.
+        """
         async with self.reading() as session:
             try:
-                with without_waiting():
+                with nullcontext() if may_wait else without_waiting():
                     await session.connection()
             except NoSpareConnectionError:
                 yield None
