@@ -144,7 +144,7 @@ class Installation:
                 runtime.background.start(self._sweep(), name="backstay.sweeper"),
                 runtime.background.start(observation.watch_loop(), name="backstay.loop"),
                 runtime.background.start(observation.keep_gauges(), name="backstay.gauges"),
-                runtime.background.start(self._expire_keys(), name="backstay.keys"),
+                *self._expiry(runtime),
             )
             try:
                 yield runtime
@@ -195,9 +195,12 @@ class Installation:
         if tables := self.library_tables:
             await require_tables(database, tables)
 
-    async def _expire_keys(self) -> None:
+    def _expiry(self, runtime: Runtime) -> tuple[asyncio.Task[object], ...]:
         if not self.idempotent_routes:
-            return
+            return ()
+        return (runtime.background.start(self._expire_keys(), name="backstay.keys"),)
+
+    async def _expire_keys(self) -> None:
         records, pause = self.key_records, _EXPIRE_SECONDS
         while True:
             # Workers that started together do not sweep together.

@@ -169,8 +169,9 @@ class KeyRecords:
         batch = oldest.with_for_update(skip_locked=True).cte("batch")
         statement = sa.delete(idempotency_table).where(sa.tuple_(*_PRIMARY_KEY).in_(sa.select(batch)))
         async with self._database.transaction() as session:
-            result: Any = await session.execute(statement)
-        return bool(result.rowcount == _BATCH)
+            # SQLite counts no rows of a statement that begins with WITH.
+            deleted = (await session.execute(statement.returning(_COLUMNS.method))).all()
+        return len(deleted) == _BATCH
 
 
 def _set_lock_timeout(limit: timedelta) -> sa.Function[str]:
