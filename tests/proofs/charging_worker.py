@@ -19,7 +19,7 @@ from sqlalchemy import Column, MetaData, String, Table, event, insert
 
 from backstay import SessionDep, after_commit, create_app, idempotent
 from backstay.db.records import idempotency_table
-from backstay.settings import DatabaseSettings, IdempotencySettings, LoggingSettings, Settings
+from backstay.settings import DatabaseSettings, IdempotencySettings, LoggingSettings, Settings, TelemetrySettings
 
 POINTS = ("after the effect", "before the commit", "after the commit")
 CALLERS = 8
@@ -71,7 +71,8 @@ def make_settings(url: str) -> Settings:
             url=SecretStr(url), pool_size=CALLERS, pool_timeout=PATIENCE, busy_timeout=PATIENCE
         ),
         idempotency=IdempotencySettings(wait=PATIENCE),
-        logging=LoggingSettings(access=False, level="ERROR"),
+        logging=LoggingSettings(access=False),
+        telemetry=TelemetrySettings(slow_query=timedelta(0)),
     )
 
 

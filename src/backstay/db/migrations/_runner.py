@@ -339,7 +339,7 @@ def _apart(tables: Iterable[Table]) -> tuple[MetaData, ...]:
     """Return these tables, without those that they are declared with."""
     apart = MetaData(naming_convention=NAMING_CONVENTION)
     for table in tables:
-        table.to_metadata(apart)
+        table.to_metadata(apart).info.clear()  # what is in it is not for migrations
     return (apart,) if apart.tables else ()
 
 
