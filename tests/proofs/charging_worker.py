@@ -19,7 +19,13 @@ from sqlalchemy import Column, MetaData, String, Table, event, insert
 
 from backstay import SessionDep, after_commit, create_app, idempotent
 from backstay.db.records import idempotency_table
-from backstay.settings import DatabaseSettings, IdempotencySettings, LoggingSettings, Settings, TelemetrySettings
+from backstay.settings import (
+    DatabaseSettings,
+    IdempotencySettings,
+    LoggingSettings,
+    Settings,
+    TelemetrySettings,
+)
 
 POINTS = ("after the effect", "before the commit", "after the commit")
 CALLERS = 8
