@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backstay.app.dependencies import SessionDep as SessionDep
     from backstay.app.dependencies import repeatable as repeatable
     from backstay.app.health import HealthCheck as HealthCheck
+    from backstay.app.idempotency import idempotent as idempotent
     from backstay.app.problems import Problem as Problem
     from backstay.app.responses import JSONResponse as JSONResponse
     from backstay.app.runtime import Runtime as Runtime
@@ -74,6 +75,7 @@ _ROOMS = {
     "create_app": "backstay.app.application",
     "current_runtime": "backstay.app.runtime",
     "get_logger": "backstay.logging",
+    "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",
     "open_runtime": "backstay.app.runtime",
     "repeatable": "backstay.app.dependencies",

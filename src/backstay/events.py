@@ -12,10 +12,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 __all__ = [
     "ConnectionAwaited",
     "Event",
+    "IdempotencyKeyMet",
     "QueryExecuted",
     "QueryFailed",
     "RequestFinished",
@@ -87,6 +89,15 @@ class RequestRepeated(Event):
     route: str
     attempt: int
     """1 for the first repetition."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKeyMet(Event):
+    """A request came with an idempotency key that another one has."""
+
+    route: str
+    outcome: Literal["replayed", "in_use", "reused"]
+    """It got the stored answer, it waited in vain for the other one's end, or it was a different request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,5 +193,25 @@ def test_install_leaves_the_policy_to_the_app() -> None:
         assert not _explain(name, has_policy=False, **_PRODUCTION).is_on
 
 
+@pytest.mark.parametrize(
+    ("routes", "sentence"),
+    [
+        (0, "idempotency keys: off, because no route is marked with idempotent()"),
+        (
+            1,
+            "idempotency keys: on 1 route, kept for 1d, because SHOP_IDEMPOTENCY__KEEP is not set",
+        ),
+        (
+            2,
+            "idempotency keys: on 2 routes, kept for 1d, because SHOP_IDEMPOTENCY__KEEP is not set",
+        ),
+    ],
+)
+def test_idempotency_keys_are_told_by_the_routes_that_take_them(routes: int, sentence: str) -> None:
+    explained = parts(ShopSettings(), idempotent_routes=routes)
+
+    assert sentence in [str(part) for part in explained]
+
+
 def test_the_variable_of_a_setting() -> None:
     assert variable_name(ShopSettings(), "server.port") == "SHOP_SERVER__PORT"

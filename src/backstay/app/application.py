@@ -11,8 +11,10 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
+from backstay.app.idempotency import REPLAYED_HEADER
 from backstay.app.installation import Installation
 from backstay.app.metrics import add_metrics
 from backstay.app.middleware import BackstayMiddleware
@@ -96,6 +98,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     add_problem_handlers(app, shape=problem_shape)
     for router in routers:
         app.include_router(router)
+    check_idempotent_routes(app.routes)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -108,7 +111,7 @@ def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthC
     Call it before the app serves, after its own middleware is added. Returns what is left at
     `app.state.backstay`.
     """
-    installation = Installation(settings)
+    installation = Installation(settings, routes=lambda: app.routes)
     app.state.backstay = installation
     app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
     app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
@@ -150,6 +153,6 @@ def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...
             allow_credentials=settings.http.cors_credentials,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(settings.http.request_id_header, "ETag"),
+            expose_headers=(settings.http.request_id_header, "ETag", REPLAYED_HEADER),
         ),
     )

@@ -45,7 +45,11 @@ def _describe(loaded: LoadedApp, origins: list[SettingOrigin]) -> dict[str, obje
 
 
 def _list_parts(loaded: LoadedApp) -> list[Part]:
-    return parts(loaded.settings, has_policy=loaded.has_policy)
+    return parts(
+        loaded.settings,
+        has_policy=loaded.has_policy,
+        idempotent_routes=len(loaded.installation.idempotent_routes),
+    )
 
 
 def _write_settings(origins: list[SettingOrigin]) -> None:

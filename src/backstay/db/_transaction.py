@@ -27,9 +27,12 @@ from backstay.db._errors import is_certain, sqlstate_of
 from backstay.errors import TransactionAbortedError, UsageError
 from backstay.transaction import Outcome, Participant, Transaction, attach, of
 
-__all__ = ["DatabaseTransaction", "Owner", "begin_tracking", "watch_engine", "watch_sessions"]
+__all__ = ["UNCOUNTED", "DatabaseTransaction", "Owner", "begin_tracking", "watch_engine", "watch_sessions"]
 
 _logger = logging.getLogger("backstay.db")
+
+UNCOUNTED = "backstay.uncounted"
+"""In the `info` of a table whose rows are bookkeeping: writing them changes nothing that anyone reads."""
 
 _TRANSACTION = "backstay.transaction"
 _FAILED = "backstay.failed"
@@ -274,7 +277,8 @@ def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...
     compiled = getattr(context, "compiled", None)
     if isinstance(compiled, SQLCompiler):  # else it is DDL, or text for the driver
         if compiled.isinsert or compiled.isupdate or compiled.isdelete:
-            return (compiled.statement.table.name,)  # type: ignore[union-attr]  # those three have one
+            table = compiled.statement.table  # type: ignore[union-attr]  # those three have one
+            return () if UNCOUNTED in getattr(table, "info", ()) else (table.name,)
         if not compiled.isplaintext:
             return ()
     return ("*",) if statement.lstrip().upper().startswith(_WRITING_WORDS) else ()

@@ -15,6 +15,7 @@ from backstay.settings._variables import FilePaths, UnknownVariable, Variables, 
 from backstay.settings.sections import (
     DatabaseSettings,
     HttpSettings,
+    IdempotencySettings,
     LoggingSettings,
     MigrationSettings,
     ServerSettings,
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     migrations: MigrationSettings = MigrationSettings()
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     server: ServerSettings = ServerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

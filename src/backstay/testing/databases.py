@@ -24,7 +24,7 @@ from backstay.db import AsyncSession, Database
 from backstay.db.model import Model
 from backstay.settings import Settings
 from backstay.testing._databases import DatabaseKind, DatabaseMaker, ServerMissingError
-from backstay.testing._project import project_settings
+from backstay.testing._project import project_settings, project_tables
 from backstay.testing._template import CreatedTables, Fill, MigratedTables, Tables, has_migrations
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def database_kind(request: pytest.FixtureRequest) -> DatabaseKind:
 def metadata() -> Tables | None:
     """Return the tables to create; override it in a module or a conftest.
 
-    None stands for the project's migrations, or for the tables of `Model` in a project without any.
+    None stands for the project's migrations, or for the tables of `Model` in a project without any. Those of
+    the library that the project's app uses are created beside them.
     """
     return None
 
@@ -166,7 +167,8 @@ def database_template(
     directory = request.config.rootpath / _project_settings.database.migrations
     if metadata is None and has_migrations(directory):
         return MigratedTables(directory)
-    return CreatedTables(Model.metadata if metadata is None else metadata)
+    declared = Model.metadata if metadata is None else metadata
+    return CreatedTables(declared, project_tables(request.config))
 
 
 @pytest.fixture
