@@ -53,12 +53,15 @@ class OwnRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
+        self._launch()
+        async with Redis.from_url(self.url, retry=Retry(ConstantBackoff(0.02), 500)) as redis:
+            await redis.ping()
+
+    def _launch(self) -> None:
         options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
         self._process = subprocess.Popen(
             ["redis-server", *options], cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        async with Redis.from_url(self.url, retry=Retry(ConstantBackoff(0.02), 500)) as redis:
-            await redis.ping()
 
     def hang(self) -> None:
         self._signal(signal.SIGSTOP)
