@@ -19,6 +19,7 @@ __all__ = [
     "QueryExecuted",
     "QueryFailed",
     "RequestFinished",
+    "RequestLimited",
     "RequestRepeated",
     "TransactionCommitted",
     "TransactionRolledBack",
@@ -87,6 +88,14 @@ class RequestRepeated(Event):
     route: str
     attempt: int
     """1 for the first repetition."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimited(Event):
+    """A rate limit refused a hit."""
+
+    limit: str
+    """Its template, `login:{ip}`; whose hit it was stays out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.installation import Installation
@@ -52,6 +53,7 @@ _SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
 )
+_EXPOSED_HEADERS = ("ETag", "RateLimit", "RateLimit-Policy", "Retry-After")
 _TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
@@ -96,6 +98,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     add_problem_handlers(app, shape=problem_shape)
     for router in routers:
         app.include_router(router)
+    check_limits(app)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -126,6 +129,8 @@ def _serves_documentation(settings: Settings) -> bool:
 def _lifespan_around(inner: Any, installation: Installation) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+        check_limits(app)  # of routes that came later, and of an app that `install` met
+        require_shared_counters(app, installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 
@@ -150,6 +155,6 @@ def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...
             allow_credentials=settings.http.cors_credentials,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(settings.http.request_id_header, "ETag"),
+            expose_headers=(settings.http.request_id_header, *_EXPOSED_HEADERS),
         ),
     )

@@ -50,6 +50,7 @@ def parts(settings: Settings, *, has_policy: bool = True) -> list[Part]:
         explainer.explain_cross_origin(),
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
+        explainer.explain_limits(),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
         explainer.explain_metrics(),
@@ -115,6 +116,12 @@ class _Explainer:
         is_on = has_policy and self._is_production
         name = "strict transport security"
         return Part(name, is_on, _word(is_on), self._environment, "environment")
+
+    def explain_limits(self) -> Part:
+        is_shared = not self._settings.cache.is_in_memory
+        where = f"in Redis at {self._origins['cache.url'].value}" if is_shared else "by each process"
+        reason = self._tell("cache.url", shown=False)
+        return Part("rate limits", True, f"counted {where}", reason, "cache.url")
 
     def explain_access_lines(self) -> Part:
         return self._decide("access lines", "logging.access", is_on=self._settings.logging.access)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
-__all__ = ["Counters", "MemoryCounters", "Quota", "Verdict"]
+__all__ = ["Counters", "CountersAwayError", "MemoryCounters", "Quota", "Verdict"]
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -54,11 +54,19 @@ class Verdict:
     seconds: float
 
 
+class CountersAwayError(Exception):
+    """The counters cannot be reached, or refuse to count."""
+
+
 class Counters(Protocol):
     """Counts hits by key; the key stands for its quota too."""
 
     async def hit(self, key: str, quota: Quota) -> Verdict:
-        """Count a hit of `key`, unless it is one too many."""
+        """Count a hit of `key`, unless it is one too many.
+
+        Raises:
+            CountersAwayError: They cannot be reached, or refuse.
+        """
         ...
 
 

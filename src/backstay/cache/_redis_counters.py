@@ -9,9 +9,9 @@ from typing import Final, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
-from backstay.cache._counters import Quota, Verdict
+from backstay.cache._counters import CountersAwayError, Quota, Verdict
 
 __all__ = ["RedisCounters"]
 
@@ -78,17 +78,22 @@ class RedisCounters:
         """Count a hit of `key`, unless it is one too many.
 
         Raises:
-            RedisError: Redis cannot be reached, or refuses.
+            CountersAwayError: Redis cannot be reached, or refuses.
         """
         now = "" if self._clock is None else str(self._clock())
-        arguments = (1, f"{self._prefix}{key}", quota.limit, quota.per_us, now)
         try:
-            reply = await cast("Awaitable[list[int]]", self._client.evalsha(_HIT_SHA, *arguments))
-        except NoScriptError:
-            # Redis was started since, and has forgotten its scripts.
-            reply = await cast("Awaitable[list[int]]", self._client.eval(_HIT, *arguments))
+            reply = await self._run(f"{self._prefix}{key}", quota.limit, quota.per_us, now)
+        except (RedisError, OSError) as error:
+            raise CountersAwayError(type(error).__name__) from error
         is_admitted, remaining, left_us = reply
         return Verdict(bool(is_admitted), remaining, left_us / 1e6)
+
+    async def _run(self, *arguments: str | int) -> list[int]:
+        try:
+            return await cast("Awaitable[list[int]]", self._client.evalsha(_HIT_SHA, 1, *arguments))
+        except NoScriptError:
+            # Redis was started since, and has forgotten its scripts.
+            return await cast("Awaitable[list[int]]", self._client.eval(_HIT, 1, *arguments))
 
     async def close(self) -> None:
         """Close the connections."""

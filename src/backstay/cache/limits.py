@@ -13,12 +13,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final, Literal, NoReturn
 
-from redis.exceptions import RedisError
-
 from backstay.breaker import Breaker
-from backstay.cache._counters import Counters, MemoryCounters, Quota, Verdict
+from backstay.cache._counters import Counters, CountersAwayError, MemoryCounters, Quota, Verdict
 from backstay.cache._durations import parse_duration
-from backstay.cache._redis_counters import RedisCounters
 from backstay.deadline import seconds_left
 from backstay.settings import Settings
 
@@ -41,6 +38,7 @@ class Limits:
         local: What this process counts with, always or while the shared counters are away.
         budget: How long to wait for the shared ones.
         breaker: When to stop asking them.
+        processes: How many count, as far as the settings tell.
     """
 
     def __init__(
@@ -50,12 +48,14 @@ class Limits:
         local: MemoryCounters,
         budget: timedelta,
         breaker: Breaker | None = None,
+        processes: int = 1,
     ) -> None:
         self._shared = shared
         self._local = local
         self._budget_seconds = budget.total_seconds()
         self._breaker = breaker or Breaker()
         self._is_away = False
+        self._must_warn = shared is None and processes > 1
 
     @property
     def is_shared(self) -> bool:
@@ -74,17 +74,27 @@ class Limits:
             None when the hit was admitted uncounted.
         """
         if self._shared is None:
+            self._warn()
             return await self._local.hit(key, quota)
         verdict = await self._ask(self._shared, key, quota) if self._breaker.admits() else None
         if verdict is None and when_unavailable == "local":
             return await self._local.hit(key, quota)
         return verdict
 
+    def _warn(self) -> None:
+        """Say once what nobody sees: limits on routes stop such a start, those in functions are met here."""
+        if self._must_warn:
+            self._must_warn = False
+            _logger.warning(
+                "Rate limits are counted by each worker process for itself: set cache.url to a Redis, or "
+                "server.workers to 1."
+            )
+
     async def _ask(self, shared: Counters, key: str, quota: Quota) -> Verdict | None:
         try:
             async with asyncio.timeout(seconds_left(at_most=self._budget_seconds)):
                 verdict = await shared.hit(key, quota)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (CountersAwayError, TimeoutError) as error:
             self._breaker.fail()
             self._tell(error)
             return None
@@ -106,7 +116,7 @@ class Limits:
             _logger.warning(
                 "Redis does not count the rate limits (%s): each of them is counted by this process alone, "
                 "or open, as it says.",
-                type(error).__name__,
+                str(error) or type(error).__name__,
             )
 
     async def keep_clean(self) -> NoReturn:
@@ -121,8 +131,11 @@ async def open_limits(settings: Settings) -> AsyncIterator[Limits]:
     """Open the counters that `settings.cache` names; Redis is not asked before the first hit."""
     cache = settings.cache
     if cache.url is None:
-        yield Limits(None, local=MemoryCounters(), budget=cache.operation_timeout)
+        processes = settings.server.workers
+        yield Limits(None, local=MemoryCounters(), budget=cache.operation_timeout, processes=processes)
         return
+    from backstay.cache._redis_counters import RedisCounters  # noqa: PLC0415  slow to import
+
     prefix = f"{cache.prefix or settings.name}:limit:"
     shared = RedisCounters(cache.url.get_secret_value(), prefix=prefix)
     try:

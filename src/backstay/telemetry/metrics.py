@@ -25,6 +25,7 @@ from backstay.events import (
     Event,
     QueryExecuted,
     QueryFailed,
+    RequestLimited,
     TransactionCommitted,
     TransactionRolledBack,
 )
@@ -102,6 +103,7 @@ class Metrics:
         TransactionCommitted,
         TransactionRolledBack,
         ConnectionAwaited,
+        RequestLimited,
     )
 
     def __init__(self, *, version: str) -> None:
@@ -158,6 +160,8 @@ class Metrics:
                 (instruments.rolled_back if event.is_certain else instruments.unknown).inc()
             case ConnectionAwaited():
                 instruments.waits.labels(event.pool).observe(event.seconds)
+            case RequestLimited():
+                instruments.limited.labels(event.limit).inc()
 
     def show(self, state: ServiceState) -> None:
         """Set the gauges of this process."""
@@ -238,6 +242,12 @@ class _Instruments:
         )
         for pool in ("writing", "reading"):
             self.waits.labels(pool)
+        self.limited = Counter(
+            "backstay_rate_limited_total",
+            "Hits that a rate limit refused, by the template of the limit.",
+            ("limit",),
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "backstay_event_loop_lag_seconds",
             "The longest that the event loop came late in the last 15 seconds.",
