@@ -158,9 +158,9 @@ _PRODUCTION: dict[str, Any] = {
         ),
         (
             "rate limits",
-            {"cache": CacheSettings(url=SecretStr("redis://shop:JzS7pQ1d@cache.internal/0"))},
-            "rate limits: counted in Redis at redis://shop:[redacted]@cache.internal/0, because the code sets "
-            "cache.url",
+            {"cache": CacheSettings(url=SecretStr("redis://:JzS7pQ1d@cache.internal/0"))},
+            "rate limits: counted in Redis at redis://:[redacted]@cache.internal/0, "
+            "because the code sets cache.url",
         ),
     ],
 )
