@@ -31,26 +31,26 @@ end
 local function at(index)
     return tonumber(redis.call('LINDEX', KEYS[1], index) or nil)
 end
-local count = redis.call('LLEN', KEYS[1])
+local count, oldest = redis.call('LLEN', KEYS[1]), nil
 if count > 0 then
-    now = math.max(now, at(-1))
+    now, oldest = math.max(now, at(-1)), at(0)
 end
 local edge = now - per
-if count > 0 and at(0) <= edge then
+if count > 0 and oldest <= edge then
     local low, high = 0, count
     while low < high do
         local middle = math.floor((low + high) / 2)
         if at(middle) <= edge then low = middle + 1 else high = middle end
     end
     redis.call('LTRIM', KEYS[1], low, -1)
-    count = count - low
+    count, oldest = count - low, at(0)
 end
 if count >= limit then
-    return {0, 0, at(0) - edge}
+    return {0, 0, oldest - edge}
 end
 redis.call('RPUSH', KEYS[1], string.format('%.0f', now))
 redis.call('PEXPIRE', KEYS[1], math.ceil(per / 1000) + 1)
-return {1, limit - count - 1, at(0) - edge}
+return {1, limit - count - 1, (oldest or now) - edge}
 """
 _HIT_SHA: Final = hashlib.sha1(_HIT.encode(), usedforsecurity=False).hexdigest()
 
