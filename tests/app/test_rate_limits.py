@@ -1,7 +1,9 @@
 """Limits on routes and in them, from outside; docs/decisions/0009-rate-limits.md."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 from openapi_spec_validator import validate
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -231,6 +234,51 @@ async def test_an_app_that_install_met_is_limited_too(settings: Settings) -> Non
         statuses = [caller.post("/login").status_code for _ in range(3)]
 
     assert statuses == [200, 200, 429]
+
+
+@pytest.fixture
+async def redis_settings(settings: Settings) -> AsyncIterator[Settings]:
+    """Settings of processes that count in Redis, under the keys of this test."""
+    url = "redis://127.0.0.1:6379/0"
+    async with Redis.from_url(url, socket_connect_timeout=1) as redis:
+        try:
+            await redis.ping()
+        except OSError:
+            pytest.skip(f"No Redis answers at {url}.")
+        # Redis is to answer in time, also while this machine halts.
+        options = {"url": SecretStr(url), "operation_timeout": timedelta(seconds=30)}
+        yield settings.model_copy(update={"cache": settings.cache.model_copy(update=options)})
+        await redis.unlink(*[key async for key in redis.scan_iter(f"{settings.cache.prefix}*", 1000)])
+
+
+async def test_two_apps_on_one_redis_count_together(redis_settings: Settings) -> None:
+    apps = [create_app(redis_settings, routers=[router]) for _ in range(2)]
+
+    with TestClient(apps[0]) as one, TestClient(apps[1]) as other:
+        statuses = [caller.post("/login").status_code for caller in (one, other, one, other)]
+
+    assert statuses == [200, 200, 429, 429]
+
+
+async def test_tests_share_no_keys_in_redis(settings: Settings) -> None:
+    assert re.fullmatch(r"test-[0-9a-f]{32}", settings.cache.prefix)
+
+
+async def test_a_dead_redis_fails_no_request(settings: Settings) -> None:
+    cache = CacheSettings(url=SecretStr("redis://127.0.0.1:1/0"))
+    app = create_app(settings.model_copy(update={"cache": cache}), routers=[router])
+    app.post("/open", dependencies=[rate_limit("open", limit=1, per="1m", when_unavailable="open")])(
+        lambda: None
+    )
+
+    with TestClient(app) as caller:
+        local = [caller.post("/login") for _ in range(3)]
+        admitted = [caller.post("/open") for _ in range(3)]
+
+    assert [response.status_code for response in local] == [200, 200, 429]
+    assert [response.status_code for response in admitted] == [200] * 3
+    assert admitted[0].headers["ratelimit-policy"] == '"open";q=1;w=60'
+    assert "ratelimit" not in admitted[0].headers, "nobody knows what is left"
 
 
 async def test_two_tests_do_not_count_together(client: AsyncClient) -> None:
