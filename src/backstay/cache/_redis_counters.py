@@ -15,8 +15,7 @@ from backstay.cache._counters import CountersAwayError, Quota, Verdict
 
 __all__ = ["RedisCounters"]
 
-_MAX_CONNECTIONS: Final = 50
-_CONNECT_SECONDS: Final = 5.0  # the caller's budget ends the wait much earlier
+_CONNECTION_SECONDS: Final = 5.0  # the caller is not that patient
 
 # The list holds when the admitted hits of a key were, oldest first. A clock that was set back counts on from
 # the newest of them: better to admit too late than twice. The search halves the list, since a key that comes
@@ -61,14 +60,22 @@ class RedisCounters:
     Args:
         url: Where it is: `redis://host/0`.
         prefix: What every key starts with.
+        max_connections: How many hits are under way at once; others wait.
         clock: Returns microseconds; the server's clock unless a test brings its own.
     """
 
-    def __init__(self, url: str, *, prefix: str, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str,
+        max_connections: int = 16,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
         # One repetition: after a restart of Redis the first command finds a dead connection.
         retry = Retry(NoBackoff(), 1)
         pool = BlockingConnectionPool.from_url(
-            url, max_connections=_MAX_CONNECTIONS, timeout=_CONNECT_SECONDS, retry=retry
+            url, max_connections=max_connections, timeout=_CONNECTION_SECONDS, retry=retry
         )
         self._client = Redis.from_pool(pool)
         self._prefix = prefix

@@ -16,7 +16,7 @@ from typing import Final, Literal, NoReturn
 from backstay.breaker import Breaker
 from backstay.cache._counters import Counters, CountersAwayError, MemoryCounters, Quota, Verdict
 from backstay.cache._durations import parse_duration
-from backstay.deadline import seconds_left
+from backstay.cache._patience import patience
 from backstay.settings import Settings
 
 __all__ = ["Limits", "Quota", "Verdict", "WhenUnavailable", "open_limits", "parse_duration"]
@@ -26,6 +26,7 @@ WhenUnavailable = Literal["local", "open"]
 
 _CLEANING_SECONDS: Final = 10.0
 _CLEANED_AT_ONCE: Final = 1000
+_ASKED_AT_ONCE: Final = 16  # Redis serves one after the other anyway
 
 _logger = logging.getLogger("backstay.cache")
 
@@ -54,6 +55,7 @@ class Limits:
         self._local = local
         self._budget_seconds = budget.total_seconds()
         self._breaker = breaker or Breaker()
+        self._turns = asyncio.Semaphore(_ASKED_AT_ONCE)
         self._is_away = False
         self._must_warn = shared is None and processes > 1
 
@@ -76,7 +78,8 @@ class Limits:
         if self._shared is None:
             self._warn()
             return await self._local.hit(key, quota)
-        verdict = await self._ask(self._shared, key, quota) if self._breaker.admits() else None
+        async with self._turns:  # those who wait here learn at once that the breaker has opened
+            verdict = await self._ask(self._shared, key, quota) if self._breaker.admits() else None
         if verdict is None and when_unavailable == "local":
             return await self._local.hit(key, quota)
         return verdict
@@ -92,7 +95,7 @@ class Limits:
 
     async def _ask(self, shared: Counters, key: str, quota: Quota) -> Verdict | None:
         try:
-            async with asyncio.timeout(seconds_left(at_most=self._budget_seconds)):
+            async with patience(self._budget_seconds):
                 verdict = await shared.hit(key, quota)
         except (CountersAwayError, TimeoutError) as error:
             self._breaker.fail()
@@ -137,7 +140,7 @@ async def open_limits(settings: Settings) -> AsyncIterator[Limits]:
     from backstay.cache._redis_counters import RedisCounters  # noqa: PLC0415  slow to import
 
     prefix = f"{cache.prefix or settings.name}:limit:"
-    shared = RedisCounters(cache.url.get_secret_value(), prefix=prefix)
+    shared = RedisCounters(cache.url.get_secret_value(), prefix=prefix, max_connections=_ASKED_AT_ONCE)
     try:
         yield Limits(shared, local=MemoryCounters(), budget=cache.operation_timeout)
     finally:

@@ -92,6 +92,26 @@ async def test_a_redis_that_hangs_costs_its_budget_five_times_and_then_nothing(
     assert asked == 0
 
 
+async def test_a_burst_on_a_redis_that_hangs_waits_once(limits: Limits, own_redis: Any) -> None:
+    own_redis.hang()
+    limits._budget_seconds = SHORT_SECONDS
+    asked: list[str] = []
+    shared = limits._shared
+    assert shared is not None
+    ask = shared.hit
+
+    async def count(key: str, quota: Quota) -> Verdict:
+        asked.append(key)
+        return await ask(key, quota)
+
+    shared.hit = count  # type: ignore[method-assign]  # a spy
+    admitted = await asyncio.gather(*(_hit(limits, 1) for _ in range(200)))
+    own_redis.go_on()
+
+    assert admitted.count([True]) == 2
+    assert len(asked) <= 16, "those who waited for their turn saw the breaker open"
+
+
 async def test_redis_counts_again_once_it_answers(limits: Limits, own_redis: Any, seconds: Seconds) -> None:
     own_redis.stop()
     await _hit(limits, 8)
