@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from backstay.app.dependencies import repeatable as repeatable
     from backstay.app.health import HealthCheck as HealthCheck
     from backstay.app.idempotency import idempotent as idempotent
+    from backstay.app.limits import RateLimit as RateLimit
+    from backstay.app.limits import rate_limit as rate_limit
     from backstay.app.problems import Problem as Problem
     from backstay.app.responses import JSONResponse as JSONResponse
     from backstay.app.runtime import Runtime as Runtime
@@ -60,6 +62,7 @@ _ROOMS = {
     "PageParams": "backstay.app.schemas",
     "PatchSchema": "backstay.app.schemas",
     "Problem": "backstay.app.problems",
+    "RateLimit": "backstay.app.limits",
     "ReadSessionDep": "backstay.app.dependencies",
     "Runtime": "backstay.app.runtime",
     "Schema": "backstay.app.schemas",
@@ -78,6 +81,7 @@ _ROOMS = {
     "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",
     "open_runtime": "backstay.app.runtime",
+    "rate_limit": "backstay.app.limits",
     "repeatable": "backstay.app.dependencies",
     "sort_by": "backstay.app.schemas",
 }

@@ -21,6 +21,7 @@ __all__ = [
     "QueryExecuted",
     "QueryFailed",
     "RequestFinished",
+    "RequestLimited",
     "RequestRepeated",
     "TransactionCommitted",
     "TransactionRolledBack",
@@ -98,6 +99,14 @@ class IdempotencyKeyMet(Event):
     route: str
     outcome: Literal["replayed", "in_use", "reused"]
     """It got the stored answer, it waited in vain for the other one's end, or it was a different request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimited(Event):
+    """A rate limit refused a hit."""
+
+    limit: str
+    """Its template, `login:{ip}`; whose hit it was stays out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from backstay.app.explanation import Part, parts, variable_name
 from backstay.settings import (
+    CacheSettings,
     DatabaseSettings,
     HttpSettings,
     LoggingSettings,
@@ -149,6 +150,17 @@ _PRODUCTION: dict[str, Any] = {
             "database",
             {"database": DatabaseSettings(url=SecretStr("sqlite://"))},
             "database: SQLite in memory, gone when the process ends, because the code sets database.url",
+        ),
+        (
+            "rate limits",
+            {},
+            "rate limits: counted by each process, because SHOP_CACHE__URL is not set",
+        ),
+        (
+            "rate limits",
+            {"cache": CacheSettings(url=SecretStr("redis://:JzS7pQ1d@cache.internal/0"))},
+            "rate limits: counted in Redis at redis://:[redacted]@cache.internal/0, "
+            "because the code sets cache.url",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
+from backstay.app._limit_record import LimitRecord
 from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, ReplayedError
 from backstay.app.installation import Installation, current_exchange
@@ -59,6 +60,7 @@ class Exchange:
         "_installation",
         "_is_counted",
         "_is_started",
+        "_limits",
         "_metrics",
         "_send_outside",
         "_stopped_by",
@@ -85,6 +87,7 @@ class Exchange:
         self._metrics = observation.metrics if observation is not None else None
         self._is_counted = False
         self._is_started = False
+        self._limits: LimitRecord | None = None
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
         self.claim: Claim | None = None
@@ -135,6 +138,8 @@ class Exchange:
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
                 headers.setdefault(name, value)
+            for name, value in self._limits.headers().items() if self._limits is not None else ():
+                headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._count()
         await self._send_outside(message)
@@ -158,9 +163,22 @@ class Exchange:
             )
 
     @property
+    def routed(self) -> Scope:
+        """The scope that the router has written into."""
+        routed: Scope = self.scope.get("backstay.routed", self.scope)
+        return routed
+
+    @property
+    def limits(self) -> LimitRecord:
+        """What rate limits said to this request."""
+        if self._limits is None:
+            self._limits = LimitRecord()
+        return self._limits
+
+    @property
     def route(self) -> str | None:
         """The template of the route, prefixes included, once the request has reached one."""
-        routed = self.scope.get("backstay.routed", self.scope)
+        routed = self.routed
         context = routed.get("fastapi", {}).get("effective_route_context")
         path = getattr(context, "path_format", None) or _find_template(routed)
         return path if isinstance(path, str) else None
@@ -229,6 +247,8 @@ class Exchange:
         routed = dict(scope)  # the router writes into it, and another attempt starts afresh
         self.scope["backstay.routed"] = routed
         self._stopped_by = self.condition = self.claim = None
+        if self._limits is not None:
+            self._limits.begin_attempt()
         unit = self.unit = UnitOfWork(self._installation.database) if self._installation.has_started else None
         try:
             await app(routed, receive, lambda message: self._end_unit_then_send(message, send))
@@ -323,7 +343,7 @@ class Exchange:
         if isinstance(error, ReplayedError):
             await error.response()(scope, receive, send)
             return
-        request = Request(self.scope.get("backstay.routed", scope), receive)
+        request = Request(self.routed, receive)
         meaning = as_app_error(error)
         if self.condition is not None:
             meaning = self.condition.explain(meaning)

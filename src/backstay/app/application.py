@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from backstay.app._idempotent_operations import check_idempotent_routes
+from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -54,6 +55,7 @@ _SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
 )
+_EXPOSED_HEADERS = ("ETag", REPLAYED_HEADER, "RateLimit", "RateLimit-Policy", "Retry-After")
 _TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
@@ -99,6 +101,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     for router in routers:
         app.include_router(router)
     check_idempotent_routes(app.routes)
+    check_limits(app)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -129,6 +132,8 @@ def _serves_documentation(settings: Settings) -> bool:
 def _lifespan_around(inner: Any, installation: Installation) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+        check_limits(app)  # of routes that came later, and of an app that `install` met
+        require_shared_counters(app, installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 
@@ -153,6 +158,6 @@ def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...
             allow_credentials=settings.http.cors_credentials,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(settings.http.request_id_header, "ETag", REPLAYED_HEADER),
+            expose_headers=(settings.http.request_id_header, *_EXPOSED_HEADERS),
         ),
     )

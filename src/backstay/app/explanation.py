@@ -52,6 +52,7 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
         explainer.explain_idempotency(idempotent_routes),
+        explainer.explain_limits(),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
         explainer.explain_metrics(),
@@ -126,6 +127,12 @@ class _Explainer:
         on_routes = "on 1 route" if routes == 1 else f"on {routes} routes"
         state = f"{on_routes}, kept for {self._origins[setting].value}"
         return Part(name, True, state, self._tell(setting), setting)
+
+    def explain_limits(self) -> Part:
+        is_shared = not self._settings.cache.is_in_memory
+        where = f"in Redis at {self._origins['cache.url'].value}" if is_shared else "by each process"
+        reason = self._tell("cache.url", shown=False)
+        return Part("rate limits", True, f"counted {where}", reason, "cache.url")
 
     def explain_access_lines(self) -> Part:
         return self._decide("access lines", "logging.access", is_on=self._settings.logging.access)

@@ -11,8 +11,10 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
+from backstay.app._limit_record import LimitRecord
 from backstay.app.health import HealthCheck
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
@@ -45,6 +47,16 @@ class InFlight(Protocol):
     @property
     def route(self) -> str | None:
         """The template of its route, once it is known."""
+        ...
+
+    @property
+    def routed(self) -> Scope:
+        """The scope that the router has written into."""
+        ...
+
+    @property
+    def limits(self) -> LimitRecord:
+        """What rate limits said to it."""
         ...
 
     def watch_for_leaving(self) -> None:

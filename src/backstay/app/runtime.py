@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from backstay.background import Supervisor
+from backstay.cache.limits import Limits, open_limits
 from backstay.db import Database
 from backstay.errors import UsageError
 from backstay.settings import Settings
@@ -22,6 +23,7 @@ class Runtime:
     settings: Settings
     database: Database
     background: Supervisor
+    limits: Limits
 
 
 runtime_variable: ContextVar[Runtime | None] = ContextVar("backstay.runtime", default=None)
@@ -38,13 +40,15 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """
     database = Database(settings.database)
     try:
-        async with Supervisor(grace=settings.server.grace) as background:
-            runtime = Runtime(settings, database, background)
+        async with open_limits(settings) as limits, Supervisor(grace=settings.server.grace) as background:
+            runtime = Runtime(settings, database, background, limits)
+            cleaning = background.start(limits.keep_clean(), name="backstay.limits")
             token = runtime_variable.set(runtime)
             try:
                 yield runtime
             finally:
                 runtime_variable.reset(token)
+                cleaning.cancel()
     finally:
         await database.close()
 

@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from backstay.app._limited_routes import require_shared_counters
 from backstay.app.explanation import variable_name
 from backstay.app.observation import serves_metrics
 from backstay.cli.processes import sparing_interrupts
@@ -43,8 +44,9 @@ def serve_production(
     loaded = load_app(enter_project(app))
     settings = loaded.settings
     loaded.installation.configure_logging()
-    listener = bind(settings, host=host, port=port)
     count = workers or settings.server.workers
+    require_shared_counters(loaded.asgi, settings, workers=count)
+    listener = bind(settings, host=host, port=port)
     first = multiprocessing.get_context("spawn").Lock() if count > 1 else None
     factory = AppFactory(loaded.project, traceback=traceback, first=first)
     config = make_config(factory, settings, grace=settings.server.grace, workers=count)

@@ -5,6 +5,7 @@ from pydantic_settings import SettingsConfigDict
 from backstay.settings._variables import UnknownVariable
 from backstay.settings.explain import SettingOrigin, SettingRedactor, environment_example, explain_settings
 from backstay.settings.sections import (
+    CacheSettings,
     DatabaseSettings,
     Duration,
     HttpSettings,
@@ -19,6 +20,7 @@ from backstay.settings.sections import (
 from backstay.settings.settings import Settings, unknown_variables
 
 __all__ = [
+    "CacheSettings",
     "DatabaseSettings",
     "Duration",
     "HttpSettings",

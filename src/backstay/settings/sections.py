@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 __all__ = [
+    "CacheSettings",
     "DatabaseSettings",
     "Duration",
     "HttpSettings",
@@ -156,6 +157,56 @@ class MigrationSettings(SettingsSection):
         ge=1,
         description="How fast a data migration goes at the most. Unset: it rests for as long as it works.",
     )
+
+
+class CacheSettings(SettingsSection):
+    """Where cached values and counters live, and what happens while that place does not answer."""
+
+    url: SecretUrl | None = Field(
+        default=None,
+        description="Where cached values live: redis://host/0, or rediss:// for TLS. Unset, or memory://: in "
+        "each process.",
+        examples=["redis://:<password>@localhost:6379/0"],
+    )
+    prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_.-]*$",
+        description="What every key in Redis starts with. Unset: the name of the service.",
+    )
+    coherence: Literal["available", "strict"] = Field(
+        default="available",
+        description="While Redis is unreachable, a change is committed and cached reads may be a second old "
+        "(available), or the change is answered with 503 (strict).",
+    )
+    operation_timeout: Duration = Field(
+        default=timedelta(milliseconds=50),
+        gt=timedelta(0),
+        description="How long to wait for one answer of Redis before going on without it.",
+    )
+    max_value_bytes: int = Field(
+        default=1024 * 1024, ge=1, description="A larger value is served, and not stored."
+    )
+    max_memory_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1024,
+        description="memory://: how much each process keeps; what was not used for longest goes first.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr | None) -> SecretStr | None:
+        value = url.get_secret_value().strip() if url is not None else "memory://"
+        if _CACHE_URL.match(value) is None:
+            raise ValueError("must be memory:// or a URL that starts with redis:// or rediss://")
+        return None if value == "memory://" else SecretStr(value)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether each process has a cache of its own."""
+        return self.url is None
+
+
+_CACHE_URL: Final = re.compile(r"(?:memory://$|rediss?://.)")
 
 
 def _to_upper_case(value: object) -> object:

@@ -13,6 +13,7 @@ from backstay.settings._fields import SettingField, list_fields, parse_variable,
 from backstay.settings._problems import describe_errors, list_refusals, to_error
 from backstay.settings._variables import FilePaths, UnknownVariable, Variables, read_variables
 from backstay.settings.sections import (
+    CacheSettings,
     DatabaseSettings,
     HttpSettings,
     IdempotencySettings,
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     debug: bool = Field(default=False, description="Show tracebacks to callers. Never in production.")
     database: DatabaseSettings = DatabaseSettings()
     migrations: MigrationSettings = MigrationSettings()
+    cache: CacheSettings = CacheSettings()
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
     idempotency: IdempotencySettings = IdempotencySettings()

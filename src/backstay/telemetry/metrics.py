@@ -26,6 +26,7 @@ from backstay.events import (
     IdempotencyKeyMet,
     QueryExecuted,
     QueryFailed,
+    RequestLimited,
     TransactionCommitted,
     TransactionRolledBack,
 )
@@ -104,6 +105,7 @@ class Metrics:
         TransactionRolledBack,
         ConnectionAwaited,
         IdempotencyKeyMet,
+        RequestLimited,
     )
 
     def __init__(self, *, version: str) -> None:
@@ -162,6 +164,8 @@ class Metrics:
                 instruments.waits.labels(event.pool).observe(event.seconds)
             case IdempotencyKeyMet():
                 instruments.keys_met.labels(event.outcome).inc()
+            case RequestLimited():
+                instruments.limited.labels(event.limit).inc()
 
     def show(self, state: ServiceState) -> None:
         """Set the gauges of this process."""
@@ -250,6 +254,12 @@ class _Instruments:
         )
         for outcome in ("replayed", "in_use", "reused"):
             self.keys_met.labels(outcome)
+        self.limited = Counter(
+            "backstay_rate_limited_total",
+            "Hits that a rate limit refused, by the template of the limit.",
+            ("limit",),
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "backstay_event_loop_lag_seconds",
             "The longest that the event loop came late in the last 15 seconds.",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, cast, get_args
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -196,12 +197,15 @@ def _give_up(error: ServerMissingError) -> None:
 
 @pytest.fixture
 def settings(_project_settings: Settings, database_url: str) -> Settings:
-    """Return the project's settings, for the environment "test" and this test's database.
+    """Return the project's settings, for the environment "test", this test's database and keys of its own.
 
     Override it to change more: `return settings.model_copy(update={...})`.
     """
     database = _project_settings.database.model_copy(update={"url": SecretStr(database_url)})
-    return _project_settings.model_copy(update={"database": database})
+    # Nothing that another test has cached or counted is found, also in a Redis that they share.
+    prefix = f"{_project_settings.cache.prefix or 'test'}-{uuid4().hex}"
+    cache = _project_settings.cache.model_copy(update={"prefix": prefix})
+    return _project_settings.model_copy(update={"database": database, "cache": cache})
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The cache of a service, and the counters of its rate limits."""
