@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from statistics import median
 from time import perf_counter_ns
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from pydantic import SecretStr
@@ -34,17 +34,9 @@ REDIS_BOUND = 2.0
 
 Contender = Callable[[], Coroutine[Any, Any, None]]
 
-router = APIRouter()
-
 
 async def do_nothing(connection: HTTPConnection) -> None:
     """Do what every dependency does."""
-
-
-@router.get("/dependency")
-async def read_with_dependency(nothing: Annotated[None, Depends(do_nothing)]) -> int:
-    """Answer with a dependency that does nothing."""
-    return 1
 
 
 async def get_key(connection: HTTPConnection) -> None:
@@ -52,21 +44,19 @@ async def get_key(connection: HTTPConnection) -> None:
     await connection.app.state.redis.get(connection.app.state.key)
 
 
-@router.get("/getting", dependencies=[Depends(get_key)])
-async def read_with_round_trip() -> int:
-    """Answer after one round trip to Redis."""
-    return 1
-
-
 # As many as are sent, so that every hit is admitted and remembered.
-@router.get("/limited", dependencies=[rate_limit("bench:{ip}", limit=10_000, per="1h")])
-async def read_limited() -> int:
-    """Answer the same with a limit."""
+LIMITED = rate_limit("bench:{ip}", limit=10_000, per="1h")
+
+
+async def answer() -> int:
+    """Answer."""
     return 1
 
 
-async def open_app(stack: AsyncExitStack, cache: CacheSettings) -> FastAPI:
-    """Return a running app with the three routes."""
+async def open_app(stack: AsyncExitStack, cache: CacheSettings, dependency: Any) -> FastAPI:
+    """Return a running app with one route, which has a dependency."""
+    router = APIRouter()
+    router.get("/", dependencies=[dependency])(answer)
     settings = Settings(
         environment="test",
         database=DatabaseSettings(url=SecretStr("sqlite://")),
@@ -85,15 +75,14 @@ async def measure(url: str) -> dict[str, list[float]]:
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(Redis.from_url(url))
         await redis.set(prefix, b"1", ex=3600)
-        memory = await open_app(stack, CacheSettings())
         cache = CacheSettings(url=SecretStr(url), prefix=prefix, operation_timeout=patient)
-        shared = await open_app(stack, cache)
-        shared.state.redis, shared.state.key = redis, prefix
+        getting = await open_app(stack, CacheSettings(), Depends(get_key))
+        getting.state.redis, getting.state.key = redis, prefix
         contenders = {
-            "dependency": sending(memory, "/dependency"),
-            "memory": sending(memory, "/limited"),
-            "getting": sending(shared, "/getting"),
-            "redis": sending(shared, "/limited"),
+            "dependency": sending(await open_app(stack, CacheSettings(), Depends(do_nothing))),
+            "memory": sending(await open_app(stack, CacheSettings(), LIMITED)),
+            "getting": sending(getting),
+            "redis": sending(await open_app(stack, cache, LIMITED)),
         }
         rounds = await take_turns(contenders)
         await redis.unlink(*[key async for key in redis.scan_iter(match=f"{prefix}*", count=1000)])
@@ -115,18 +104,18 @@ async def take_turns(contenders: dict[str, Contender]) -> dict[str, list[float]]
     return rounds
 
 
-def sending(app: FastAPI, path: str) -> Contender:
+def sending(app: FastAPI) -> Contender:
     """Return what sends `CALLS` requests."""
 
     async def send_all() -> None:
         for _ in range(CALLS):
-            if await call(app, path) != 200:
+            if await call(app) != 200:
                 raise RuntimeError("A request was refused; what is measured is an admitted one.")
 
     return send_all
 
 
-async def call(app: FastAPI, path: str) -> int:
+async def call(app: FastAPI) -> int:
     """Send one GET and return its status."""
     statuses: list[int] = []
 
@@ -146,8 +135,8 @@ async def call(app: FastAPI, path: str) -> int:
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
+        "path": "/",
+        "raw_path": b"/",
         "query_string": b"",
         "root_path": "",
         "headers": [(b"host", b"localhost")],

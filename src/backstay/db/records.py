@@ -7,7 +7,7 @@ writes. What is written to them counts neither as a change of the session nor in
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
@@ -92,7 +92,8 @@ class KeyRecords:
     def __init__(self, database: Database, settings: IdempotencySettings) -> None:
         self._database = database
         self._keep = settings.keep
-        self._wait = max(settings.wait, _SHORTEST_WAIT)  # zero would wait for ever
+        self._wait = _milliseconds(max(settings.wait, _SHORTEST_WAIT))  # zero would wait for ever
+        self._lock_timeout = _milliseconds(database.settings.lock_timeout)
 
     async def claim(
         self, session: AsyncSession, key: RequestKey, *, fingerprint: str
@@ -112,32 +113,22 @@ class KeyRecords:
         for _ in range(_ATTEMPTS):
             if await self._insert(session, key, fingerprint):
                 return None
-            row = (await session.execute(_find(key))).one_or_none()
+            row = (await session.execute(_FIND, _name(key))).one_or_none()
             if row is not None:  # else it was swept away meanwhile
                 return _answer(row, fingerprint)
         raise KeyInUseError
 
     async def _insert(self, session: AsyncSession, key: RequestKey, fingerprint: str) -> bool:
-        values = {**_name(key), "fingerprint": fingerprint, "created_at": datetime.now(UTC)}
-        statement = self._insert_waiting(values) if self._database.is_postgresql else _insert_plainly(values)
+        values = {**_name(key), "fingerprint_": fingerprint, "created_at_": datetime.now(UTC)}
+        if self._database.is_postgresql:
+            values |= {"wait": self._wait, "lock_timeout": self._lock_timeout}
+        statement = _CLAIM_WAITING if self._database.is_postgresql else _CLAIM
         try:
-            return (await session.execute(statement)).one_or_none() is not None
+            return (await session.execute(statement, values)).one_or_none() is not None
         except DBAPIError as error:
             if sqlstate_of(error) == LOCK_NOT_AVAILABLE:
                 raise KeyInUseError from error
             raise
-
-    def _insert_waiting(self, values: dict[str, object]) -> sa.Executable:
-        # The limit for this statement is set and taken back inside of it: round trips of their own would cost
-        # as much as the statement. It stays only where there is no new row, in a transaction without work.
-        limited = _set_lock_timeout(self._wait).is_not(None)
-        row = sa.select(*(sa.literal(value, _COLUMNS[name].type) for name, value in values.items()))
-        return (
-            postgresql.insert(idempotency_table)
-            .from_select(list(values), row.where(limited))
-            .on_conflict_do_nothing()
-            .returning(_set_lock_timeout(self._database.settings.lock_timeout))
-        )
 
     async def store(self, session: AsyncSession, key: RequestKey, response: StoredResponse) -> None:
         """Keep the answer of a request whose key the session's transaction has.
@@ -146,12 +137,11 @@ class KeyRecords:
             UsageError: The transaction no longer has the key: the session was rolled back in between.
         """
         values = {
-            "status": response.status,
-            "headers": [list(pair) for pair in response.headers],
-            "body": response.body,
+            "status_": response.status,
+            "headers_": [list(pair) for pair in response.headers],
+            "body_": response.body,
         }
-        statement = sa.update(idempotency_table).where(*_is(key)).values(values)
-        result: Any = await session.execute(statement)
+        result: Any = await session.execute(_STORE, _name(key) | values)
         if result.rowcount != 1:
             raise UsageError(
                 "The session was rolled back in an idempotent route, and the claim to its key with it: use "
@@ -174,35 +164,64 @@ class KeyRecords:
         return len(deleted) == _BATCH
 
 
-def _set_lock_timeout(limit: timedelta) -> sa.Function[str]:
-    milliseconds = str(round(limit / timedelta(milliseconds=1)))
-    return func.set_config("lock_timeout", milliseconds, sa.true(), type_=sa.String())
+def _milliseconds(limit: timedelta) -> str:
+    return str(round(limit / timedelta(milliseconds=1)))
 
 
-def _insert_plainly(values: dict[str, object]) -> sa.Executable:
-    insert = sqlite.insert(idempotency_table).values(values)
-    return insert.on_conflict_do_nothing().returning(_COLUMNS.key)
+def _name(key: RequestKey) -> dict[str, Any]:
+    return {"owner_": key.owner, "method_": key.method, "route_": key.route, "key_": key.key}
 
 
-def _name(key: RequestKey) -> dict[str, str]:
-    return dict(zip((field.name for field in fields(key)), astuple(key), strict=True))
-
-
-def _is(key: RequestKey) -> list[sa.ColumnElement[bool]]:
-    return [_COLUMNS[name] == value for name, value in _name(key).items()]
-
-
-def _find(key: RequestKey) -> sa.Select[Any]:
-    columns = (_COLUMNS.fingerprint, _COLUMNS.status, _COLUMNS.headers, _COLUMNS.body)
-    return sa.select(*columns).where(*_is(key))
-
-
-def _answer(row: sa.Row[Any], fingerprint: str) -> StoredResponse:
+def _answer(row: Any, fingerprint: str) -> StoredResponse:
     if row.fingerprint != fingerprint:
         raise KeyReusedError
     if row.status is None:  # its route commits by itself, and is at work or was cut off
         raise KeyInUseError
     return StoredResponse(row.status, tuple((name, value) for name, value in row.headers), row.body)
+
+
+# The statements of each request are made once: making them anew costs as much as running them.
+
+
+def _parameter(name: str) -> sa.BindParameter[Any]:
+    # SQLAlchemy keeps the plain name of a column for itself.
+    return sa.bindparam(f"{name}_", type_=_COLUMNS[name].type)
+
+
+def _set_lock_timeout(parameter: str) -> sa.Function[str]:
+    limit: sa.BindParameter[str] = sa.bindparam(parameter, type_=sa.String())
+    return func.set_config("lock_timeout", limit, sa.true(), type_=sa.String())
+
+
+def _claim_waiting() -> sa.Executable:
+    # The limit for this statement is set and taken back inside of it: round trips of their own would cost as
+    # much as the statement. It stays only where there is no new row, in a transaction without work.
+    row = sa.select(*map(_parameter, _CLAIMED))
+    return (
+        postgresql.insert(idempotency_table)
+        .from_select(_CLAIMED, row.where(_set_lock_timeout("wait").is_not(None)))
+        .on_conflict_do_nothing()
+        .returning(_set_lock_timeout("lock_timeout"))
+    )
+
+
+_CLAIMED: Final = ("owner", "method", "route", "key", "fingerprint", "created_at")
+_CLAIM_WAITING: Final = _claim_waiting()
+_CLAIM: Final = (
+    sqlite.insert(idempotency_table)
+    .values({name: _parameter(name) for name in _CLAIMED})
+    .on_conflict_do_nothing()
+    .returning(_COLUMNS.key)
+)
+_IS_IT: Final = [column == _parameter(column.name) for column in _PRIMARY_KEY]
+_FIND: Final[sa.Select[Any]] = sa.select(
+    _COLUMNS.fingerprint, _COLUMNS.status, _COLUMNS.headers, _COLUMNS.body
+).where(*_IS_IT)
+_STORE: Final = (
+    sa.update(idempotency_table)
+    .where(*_IS_IT)
+    .values({name: _parameter(name) for name in ("status", "headers", "body")})
+)
 
 
 async def require_tables(database: Database, tables: Iterable[sa.Table]) -> None:
