@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from backstay.app.dependencies import SessionDep as SessionDep
     from backstay.app.dependencies import repeatable as repeatable
     from backstay.app.health import HealthCheck as HealthCheck
+    from backstay.app.idempotency import idempotent as idempotent
+    from backstay.app.limits import RateLimit as RateLimit
+    from backstay.app.limits import rate_limit as rate_limit
     from backstay.app.problems import Problem as Problem
     from backstay.app.responses import JSONResponse as JSONResponse
     from backstay.app.runtime import Runtime as Runtime
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from backstay.app.schemas import Schema as Schema
     from backstay.app.schemas import SortParams as SortParams
     from backstay.app.schemas import sort_by as sort_by
+    from backstay.cache.cached import cached as cached
+    from backstay.cache.forgetting import forget as forget
+    from backstay.cache.forgetting import invalidates as invalidates
     from backstay.db import Database as Database
     from backstay.db.model import Model as Model
     from backstay.db.model import TimestampMixin as TimestampMixin
@@ -60,6 +66,7 @@ _ROOMS = {
     "PageParams": "backstay.app.schemas",
     "PatchSchema": "backstay.app.schemas",
     "Problem": "backstay.app.problems",
+    "RateLimit": "backstay.app.limits",
     "ReadSessionDep": "backstay.app.dependencies",
     "Runtime": "backstay.app.runtime",
     "Schema": "backstay.app.schemas",
@@ -71,12 +78,17 @@ _ROOMS = {
     "TimestampMixin": "backstay.db.model",
     "VersionMixin": "backstay.db.version",
     "after_commit": "backstay.transaction",
+    "cached": "backstay.cache.cached",
     "configure_logging": "backstay.logging",
     "create_app": "backstay.app.application",
     "current_runtime": "backstay.app.runtime",
+    "forget": "backstay.cache.forgetting",
     "get_logger": "backstay.logging",
+    "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",
+    "invalidates": "backstay.cache.forgetting",
     "open_runtime": "backstay.app.runtime",
+    "rate_limit": "backstay.app.limits",
     "repeatable": "backstay.app.dependencies",
     "row": "backstay.db.sources",
     "sort_by": "backstay.app.schemas",

@@ -12,9 +12,11 @@
         ├── PermissionDeniedError     403
         ├── NotFoundError             404
         ├── ConflictError             409
-        │   └── EditConflictError     409  another request changed the same row meanwhile
+        │   ├── EditConflictError     409  another request changed the same row meanwhile
+        │   └── KeyInUseError         409  another request with this idempotency key is at work
         ├── PreconditionFailedError   412  the row is not in the version that the caller named
         ├── InvalidInputError         422
+        │   └── KeyReusedError        422  this idempotency key came with another request before
         ├── PreconditionRequiredError 428  the caller has to name the version that it changes
         ├── RateLimitedError          429
         ├── UnavailableError          503
@@ -42,6 +44,8 @@ __all__ = [
     "DeadlineExceededError",
     "EditConflictError",
     "InvalidInputError",
+    "KeyInUseError",
+    "KeyReusedError",
     "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
@@ -165,6 +169,18 @@ class EditConflictError(ConflictError):
     code = "edit_conflict"
 
 
+class KeyInUseError(ConflictError):
+    """Another request with the same idempotency key is at work, or was cut off after it had saved."""
+
+    code = "idempotency_key_in_use"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A request with this Idempotency-Key is at work; send it again in a moment.",
+            headers={"Retry-After": "1"},
+        )
+
+
 class PreconditionFailedError(AppError):
     """The row is not in the version that the caller named with `If-Match`, or exists against its wish."""
 
@@ -179,6 +195,15 @@ class InvalidInputError(AppError):
     status = 422
     title = "Unprocessable Content"
     code = "invalid_input"
+
+
+class KeyReusedError(InvalidInputError):
+    """The idempotency key came with another request before: a caller has to make a new one for each."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key belongs to a request that was different; make a new one.")
 
 
 class PreconditionRequiredError(AppError):

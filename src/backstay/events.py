@@ -25,9 +25,11 @@ __all__ = [
     "CacheValueRefused",
     "ConnectionAwaited",
     "Event",
+    "IdempotencyKeyMet",
     "QueryExecuted",
     "QueryFailed",
     "RequestFinished",
+    "RequestLimited",
     "RequestRepeated",
     "TransactionCommitted",
     "TransactionRolledBack",
@@ -97,6 +99,23 @@ class RequestRepeated(Event):
     route: str
     attempt: int
     """1 for the first repetition."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKeyMet(Event):
+    """A request came with an idempotency key that another one has."""
+
+    route: str
+    outcome: Literal["replayed", "in_use", "reused"]
+    """It got the stored answer, it waited in vain for the other one's end, or it was a different request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimited(Event):
+    """A rate limit refused a hit."""
+
+    limit: str
+    """Its template, `login:{ip}`; whose hit it was stays out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,7 +174,8 @@ class TestCrossOrigin:
         other = await ask(app, "GET", path, headers={"Origin": "https://evil.example"})
 
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
-        assert answer.headers["access-control-expose-headers"] == "X-Request-ID, ETag"
+        exposed = "X-Request-ID, ETag, Idempotency-Replayed, RateLimit, RateLimit-Policy, Retry-After"
+        assert answer.headers["access-control-expose-headers"] == exposed
         assert "access-control-allow-origin" not in other.headers
 
 

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from backstay.app.explanation import Part, parts, variable_name
 from backstay.settings import (
+    CacheSettings,
     DatabaseSettings,
     HttpSettings,
     LoggingSettings,
@@ -150,6 +151,17 @@ _PRODUCTION: dict[str, Any] = {
             {"database": DatabaseSettings(url=SecretStr("sqlite://"))},
             "database: SQLite in memory, gone when the process ends, because the code sets database.url",
         ),
+        (
+            "rate limits",
+            {},
+            "rate limits: counted by each process, because SHOP_CACHE__URL is not set",
+        ),
+        (
+            "rate limits",
+            {"cache": CacheSettings(url=SecretStr("redis://:JzS7pQ1d@cache.internal/0"))},
+            "rate limits: counted in Redis at redis://:[redacted]@cache.internal/0, "
+            "because the code sets cache.url",
+        ),
     ],
 )
 def test_a_part_says_what_it_is_and_why(name: str, values: dict[str, Any], sentence: str) -> None:
@@ -191,6 +203,26 @@ def test_install_leaves_the_policy_to_the_app() -> None:
         "strict transport security",
     ):
         assert not _explain(name, has_policy=False, **_PRODUCTION).is_on
+
+
+@pytest.mark.parametrize(
+    ("routes", "sentence"),
+    [
+        (0, "idempotency keys: off, because no route is marked with idempotent()"),
+        (
+            1,
+            "idempotency keys: on 1 route, kept for 1d, because SHOP_IDEMPOTENCY__KEEP is not set",
+        ),
+        (
+            2,
+            "idempotency keys: on 2 routes, kept for 1d, because SHOP_IDEMPOTENCY__KEEP is not set",
+        ),
+    ],
+)
+def test_idempotency_keys_are_told_by_the_routes_that_take_them(routes: int, sentence: str) -> None:
+    explained = parts(ShopSettings(), idempotent_routes=routes)
+
+    assert sentence in [str(part) for part in explained]
 
 
 def test_the_variable_of_a_setting() -> None:

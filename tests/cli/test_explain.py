@@ -72,6 +72,31 @@ def test_machines_get_json(project: Any, backstay: Any) -> None:
     } in document["parts"]
 
 
+def test_the_limits_of_routes_are_listed(project: Any, backstay: Any) -> None:
+    project.main.write_text(
+        "from backstay import Settings, create_app, rate_limit\n"
+        "app = create_app(Settings())\n"
+        "limits = [rate_limit('login:{ip}', limit=5, per='15m'), rate_limit('all', limit=9, per='1s', "
+        "when_unavailable='open')]\n"
+        "app.post('/login', dependencies=limits)(lambda: None)\n"
+    )
+
+    lines = backstay("explain").out.splitlines()
+    document = json.loads(backstay("explain", "--json").out)
+
+    assert lines[-2:] == [
+        "limit on POST /login: login:{ip}, 5 in 900 s; counted by each process while Redis is away",
+        "limit on POST /login: all, 9 in 1 s; open while Redis is away",
+    ]
+    assert document["limits"][0] == {
+        "route": "POST /login",
+        "template": "login:{ip}",
+        "limit": 5,
+        "per_seconds": 900,
+        "when_unavailable": "local",
+    }
+
+
 def test_nothing_is_coloured_in_a_pipe(project: Any, backstay_process: Any) -> None:
     assert "\x1b" not in backstay_process("explain").out
 

@@ -259,3 +259,17 @@ def test_nothing_keeps_the_port_when_the_command_is_killed(
     assert outcome.code == -signal.SIGKILL
     with pytest.raises(urllib.error.URLError):
         get(f"{address}/readyz")
+
+
+def test_workers_that_would_count_limits_apart_are_not_started(project: Any, backstay: Any) -> None:
+    project.main.write_text(
+        "from backstay import Settings, create_app, rate_limit\n"
+        "app = create_app(Settings())\n"
+        "app.post('/login', dependencies=[rate_limit('login:{ip}', limit=5, per='15m')])(lambda: None)\n"
+    )
+
+    outcome = backstay("run", "--workers", "3", "--port", "0")
+
+    assert outcome.code == 1
+    assert "3 times the limit would be admitted" in outcome.err
+    assert "hint: Set BACKSTAY_CACHE__URL=redis://" in outcome.err

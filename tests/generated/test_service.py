@@ -199,17 +199,15 @@ def test_it_asks_for_the_backstay_that_wrote_it(service: Path) -> None:
 
 _MIGRATE = """
 import asyncio
-from pathlib import Path
 
 from backstay.db import Database
-from backstay.db.migrations import Migrations, NothingToMigrateError
-from backstay.db.model import Model
+from backstay.db.migrations import NothingToMigrateError
 from shop.main import app
 
 
 async def migrate() -> None:
     database = Database(app.state.backstay.settings.database)
-    migrations = Migrations(Model.metadata, Path("migrations"))
+    migrations = app.state.backstay.migrations
     await migrations.upgrade(database.engine)
     try:
         print(await migrations.revision(database.engine, message="again"))

@@ -20,6 +20,7 @@ ROUTES = (
     Route("GET", "/things/{thing_id}", r"^/things/(?P<thing_id>[^/]+)$"),
     Route("GET", "/broken/{thing_id}", r"^/broken/(?P<thing_id>[^/]+)$"),
     Route("POST", "/things", r"^/things$"),
+    Route("POST", "/orders", r"^/orders$", takes_key=True),
 )
 
 

@@ -38,6 +38,22 @@ def test_each_request_has_an_id_of_its_own_and_each_user_one_connection(generate
     assert len(service.connections) == 2
 
 
+def test_a_route_that_takes_a_key_gets_a_new_one_with_each_request(generate: Any, service: Any) -> None:
+    lines = (
+        "self.client.post('/things', json={})",
+        "self.client.post('/orders', json={})",
+        "self.client.post('/orders', json={}, headers={'Idempotency-Key': 'mine'})",
+    )
+    generate(act(*lines), users=1)
+
+    seen = [(path, headers.get("Idempotency-Key")) for _, path, headers in service.requests]
+    assert {key for path, key in seen if path == "/things"} == {None}
+    keys = [key for path, key in seen if path == "/orders" and key != "mine"]
+    assert len(set(keys)) == len(keys) > 1
+    assert None not in keys
+    assert ("/orders", "mine") in seen
+
+
 def test_requests_are_counted_by_route_unless_they_are_named(generate: Any) -> None:
     lines = ("self.client.get(f'/things/{id(object())}?x=1')", "self.client.get('/things/1', name='mine')")
     last = generate(act(*lines)).last

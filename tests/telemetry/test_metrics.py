@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from backstay.db import PoolUse
-from backstay.events import ConnectionAwaited, QueryFailed, TransactionRolledBack
+from backstay.events import ConnectionAwaited, IdempotencyKeyMet, QueryFailed, TransactionRolledBack
 from backstay.telemetry.metrics import Metrics, ServiceState
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
@@ -104,6 +104,13 @@ def test_a_refused_statement_and_an_unknown_end_are_counted() -> None:
 
     assert value_of(metrics, "backstay_db_queries_total") == 1
     assert value_of(metrics, "backstay_db_transactions_total", outcome="unknown") == 1
+
+
+def test_a_key_that_another_request_has_is_counted_by_what_came_of_it() -> None:
+    metrics = make_metrics()
+    metrics.hear(IdempotencyKeyMet(route="/orders", outcome="replayed"))
+
+    assert value_of(metrics, "backstay_idempotency_keys_met_total", outcome="replayed") == 1
 
 
 def test_a_database_that_moved_on_shows_its_new_migration_only() -> None:

@@ -15,6 +15,7 @@ import re
 import secrets
 from collections import deque
 from time import perf_counter
+from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,12 +23,15 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
+from backstay.app._limit_record import LimitRecord
 from backstay.app.conditions import Condition
+from backstay.app.idempotency import Claim, ReplayedError
 from backstay.app.installation import Installation, current_exchange
 from backstay.app.problems import render_problem
-from backstay.app.runtime import runtime_variable
+from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import as_app_error, is_repeatable
+from backstay.db.records import KeyRecords
 from backstay.deadline import seconds_left
 from backstay.logging import get_logger
 from backstay.telemetry.traces import mask_request_span
@@ -56,11 +60,13 @@ class Exchange:
         "_installation",
         "_is_counted",
         "_is_started",
+        "_limits",
         "_metrics",
         "_send_outside",
         "_stopped_by",
         "_watcher",
         "began",
+        "claim",
         "condition",
         "has_left",
         "inbox",
@@ -81,8 +87,10 @@ class Exchange:
         self._metrics = observation.metrics if observation is not None else None
         self._is_counted = False
         self._is_started = False
+        self._limits: LimitRecord | None = None
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
+        self.claim: Claim | None = None
         self.condition: Condition | None = None
         self.has_left = False
         self.inbox = Inbox(receive, max_bytes=installation.max_body_bytes)
@@ -99,7 +107,7 @@ class Exchange:
 
     async def run(self, app: ASGIApp) -> None:
         """Serve the request through `app` and write its access line."""
-        runtime_token = runtime_variable.set(self._installation.runtime)
+        entered = Entered(self._installation.runtime)
         token = current_exchange.set(self)
         self._installation.in_flight.add(self)
         self._mask_span()
@@ -116,7 +124,7 @@ class Exchange:
                 self._watcher.cancel()
             self._finish()
             current_exchange.reset(token)
-            runtime_variable.reset(runtime_token)
+            entered.leave()
             # The scope and the exchange know each other: parted, both go at once and not with the next
             # collection.
             for key in ("backstay.exchange", "backstay.routed"):
@@ -129,6 +137,8 @@ class Exchange:
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
+                headers.setdefault(name, value)
+            for name, value in self._limits.headers().items() if self._limits is not None else ():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._count()
@@ -153,9 +163,22 @@ class Exchange:
             )
 
     @property
+    def routed(self) -> Scope:
+        """The scope that the router has written into."""
+        routed: Scope = self.scope.get("backstay.routed", self.scope)
+        return routed
+
+    @property
+    def limits(self) -> LimitRecord:
+        """What rate limits said to this request."""
+        if self._limits is None:
+            self._limits = LimitRecord()
+        return self._limits
+
+    @property
     def route(self) -> str | None:
         """The template of the route, prefixes included, once the request has reached one."""
-        routed = self.scope.get("backstay.routed", self.scope)
+        routed = self.routed
         context = routed.get("fastapi", {}).get("effective_route_context")
         path = getattr(context, "path_format", None) or _find_template(routed)
         return path if isinstance(path, str) else None
@@ -223,7 +246,9 @@ class Exchange:
     async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Exception | None:
         routed = dict(scope)  # the router writes into it, and another attempt starts afresh
         self.scope["backstay.routed"] = routed
-        self._stopped_by = self.condition = None
+        self._stopped_by = self.condition = self.claim = None
+        if self._limits is not None:
+            self._limits.begin_attempt()
         unit = self.unit = UnitOfWork(self._installation.database) if self._installation.has_started else None
         try:
             await app(routed, receive, lambda message: self._end_unit_then_send(message, send))
@@ -237,6 +262,9 @@ class Exchange:
     async def _end_unit_then_send(self, message: Message, send: Send) -> None:
         if self._stopped_by is not None:
             raise ResponseStoppedError
+        if self.claim is not None and self.unit is not None:
+            await self._store_then_send(self.claim, self.unit, message, send)
+            return
         if message["type"] == "http.response.start":
             if self.unit is not None:
                 await self._end_unit(self.unit, message["status"])
@@ -245,6 +273,38 @@ class Exchange:
             await send(message)
         else:
             await self.condition.send(message, send)
+
+    async def _store_then_send(self, claim: Claim, unit: UnitOfWork, message: Message, send: Send) -> None:
+        """Hold the response back until it is whole: it is committed together with what it says."""
+        if message["type"] == "http.response.start" and not unit.would_commit(message["status"]):
+            self.claim = None
+            await self._end_unit_then_send(message, send)
+            return
+        try:
+            if (messages := claim.gather(message)) is None:
+                return
+            if self.condition is not None:
+                self.condition.refuse_unchecked(messages[0]["status"])
+            messages = await claim.store(messages, self.condition)
+            await unit.end(status=messages[0]["status"])
+        except Exception as error:
+            self._stopped_by = error
+            raise ResponseStoppedError from error
+        self.claim = self.condition = None
+        self._is_started = True
+        for part in messages:
+            await send(part)
+
+    def stop(self, error: Exception) -> NoReturn:
+        """Leave the app, whatever it makes of the error, and answer what the error says."""
+        self._stopped_by = error
+        self.condition = None
+        raise error
+
+    @property
+    def key_records(self) -> KeyRecords:
+        """The idempotency keys of the running service."""
+        return self._installation.key_records
 
     async def _end_unit(self, unit: UnitOfWork, status: int) -> None:
         if unit.is_repeatable and isinstance(unit.error, Exception) and is_repeatable(unit.error):
@@ -280,7 +340,10 @@ class Exchange:
         if self._is_started:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection
-        request = Request(self.scope.get("backstay.routed", scope), receive)
+        if isinstance(error, ReplayedError):
+            await error.response()(scope, receive, send)
+            return
+        request = Request(self.routed, receive)
         meaning = as_app_error(error)
         if self.condition is not None:
             meaning = self.condition.explain(meaning)
@@ -295,7 +358,7 @@ class Exchange:
 class Inbox:
     """The request's body and the news that the caller left; limits the one, and can play it again."""
 
-    __slots__ = ("_bytes", "_kept", "_max_bytes", "_pending", "_receive", "can_replay")
+    __slots__ = ("_bytes", "_kept", "_max_bytes", "_pending", "_receive", "can_replay", "is_read")
 
     def __init__(self, receive: Receive, *, max_bytes: int | None) -> None:
         self._receive = receive
@@ -304,6 +367,7 @@ class Inbox:
         self._kept: list[Message] = []
         self._pending: deque[Message] = deque()
         self.can_replay = True
+        self.is_read = False
 
     def is_too_large(self, scope: Scope) -> bool:
         """Return whether the request says of itself that its body is over the limit."""
@@ -320,6 +384,7 @@ class Inbox:
         if message["type"] != "http.request":
             return message
         self._bytes += len(message.get("body", b""))
+        self.is_read = not message.get("more_body", False)
         if self._max_bytes is not None and self._bytes > self._max_bytes:
             raise HTTPException(413)
         if self._bytes <= _REPLAY_BYTES:
@@ -328,6 +393,11 @@ class Inbox:
             self.can_replay = False
             self._kept.clear()
         return message
+
+    @property
+    def body(self) -> bytes:
+        """What was read so far, as long as `can_replay`."""
+        return b"".join(message.get("body", b"") for message in self._kept)
 
     def replay(self) -> None:
         """Start again from the first message."""

@@ -11,8 +11,12 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from backstay.app._caching import require_shared_cache
+from backstay.app._idempotent_operations import check_idempotent_routes
+from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
+from backstay.app.idempotency import REPLAYED_HEADER
 from backstay.app.installation import Installation
 from backstay.app.metrics import add_metrics
 from backstay.app.middleware import BackstayMiddleware
@@ -52,6 +56,7 @@ _SECURITY_HEADERS = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Referrer-Policy", "no-referrer"),
 )
+_EXPOSED_HEADERS = ("ETag", REPLAYED_HEADER, "RateLimit", "RateLimit-Policy", "Retry-After")
 _TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
@@ -96,6 +101,8 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     add_problem_handlers(app, shape=problem_shape)
     for router in routers:
         app.include_router(router)
+    check_idempotent_routes(app.routes)
+    check_limits(app)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -108,7 +115,7 @@ def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthC
     Call it before the app serves, after its own middleware is added. Returns what is left at
     `app.state.backstay`.
     """
-    installation = Installation(settings)
+    installation = Installation(settings, routes=lambda: app.routes)
     app.state.backstay = installation
     app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
     app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
@@ -126,6 +133,9 @@ def _serves_documentation(settings: Settings) -> bool:
 def _lifespan_around(inner: Any, installation: Installation) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+        check_limits(app)  # of routes that came later, and of an app that `install` met
+        require_shared_counters(app, installation.settings)
+        require_shared_cache(installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 
@@ -150,6 +160,6 @@ def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...
             allow_credentials=settings.http.cors_credentials,
             allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
             allow_headers=("*",),
-            expose_headers=(settings.http.request_id_header, "ETag"),
+            expose_headers=(settings.http.request_id_header, *_EXPOSED_HEADERS),
         ),
     )

@@ -11,10 +11,15 @@ from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import AsyncSession
 from backstay.errors import UsageError
 
-__all__ = ["ReadSessionDep", "SessionDep", "repeatable"]
+__all__ = ["ReadSessionDep", "SessionDep", "find_unit", "make_repeatable", "repeatable"]
 
 
-def _unit(connection: HTTPConnection) -> UnitOfWork:
+def find_unit(connection: HTTPConnection) -> UnitOfWork:
+    """Return the unit of work that a request runs in.
+
+    Raises:
+        UsageError: There is none.
+    """
     exchange = connection.scope.get("backstay.exchange")
     if exchange is None:
         raise UsageError(
@@ -30,15 +35,16 @@ def _unit(connection: HTTPConnection) -> UnitOfWork:
 
 
 async def _session(connection: HTTPConnection) -> AsyncSession:
-    return _unit(connection).session(connection.scope)
+    return find_unit(connection).session(connection.scope)
 
 
 async def _reading_session(connection: HTTPConnection) -> AsyncSession:
-    return _unit(connection).reading()
+    return find_unit(connection).reading()
 
 
-async def _make_repeatable(connection: HTTPConnection) -> None:
-    _unit(connection).make_repeatable("SERIALIZABLE")
+async def make_repeatable(connection: HTTPConnection) -> None:
+    """Let the request run again when it loses against another one."""
+    find_unit(connection).make_repeatable("SERIALIZABLE")
 
 
 SessionDep = Annotated[AsyncSession, Depends(_session)]
@@ -51,7 +57,7 @@ All dependencies of one request share it. It refuses use once the response begin
 ReadSessionDep = Annotated[AsyncSession, Depends(_reading_session)]
 """A session that only reads: each statement sees the latest commit, and a write is refused."""
 
-repeatable = Depends(_make_repeatable)
+repeatable = Depends(make_repeatable)
 """Marks a route, in `dependencies=[repeatable]`, whose whole unit of work may run again.
 
 The transaction is SERIALIZABLE; when PostgreSQL refuses it because of another one (40001, 40P01), the

@@ -35,12 +35,13 @@ class Part:
         return f"{self.name}: {self.state}, because {self.reason}"
 
 
-def parts(settings: Settings, *, has_policy: bool = True) -> list[Part]:
+def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int = 0) -> list[Part]:
     """Return the parts of a service, in the order in which one asks for them.
 
     Args:
         settings: The settings that it was made with.
         has_policy: Whether `create_app` made it; False after `install`, which changes no answer of an app.
+        idempotent_routes: How many routes take an idempotency key.
     """
     explainer = _Explainer(settings)
     return [
@@ -50,6 +51,8 @@ def parts(settings: Settings, *, has_policy: bool = True) -> list[Part]:
         explainer.explain_cross_origin(),
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
+        explainer.explain_idempotency(idempotent_routes),
+        explainer.explain_limits(),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
         explainer.explain_metrics(),
@@ -115,6 +118,21 @@ class _Explainer:
         is_on = has_policy and self._is_production
         name = "strict transport security"
         return Part(name, is_on, _word(is_on), self._environment, "environment")
+
+    def explain_idempotency(self, routes: int) -> Part:
+        name = "idempotency keys"
+        if not routes:
+            return Part(name, False, "off", "no route is marked with idempotent()", None)
+        setting = "idempotency.keep"
+        on_routes = "on 1 route" if routes == 1 else f"on {routes} routes"
+        state = f"{on_routes}, kept for {self._origins[setting].value}"
+        return Part(name, True, state, self._tell(setting), setting)
+
+    def explain_limits(self) -> Part:
+        is_shared = not self._settings.cache.is_in_memory
+        where = f"in Redis at {self._origins['cache.url'].value}" if is_shared else "by each process"
+        reason = self._tell("cache.url", shown=False)
+        return Part("rate limits", True, f"counted {where}", reason, "cache.url")
 
     def explain_access_lines(self) -> Part:
         return self._decide("access lines", "logging.access", is_on=self._settings.logging.access)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from starlette.routing import BaseRoute
+from starlette.types import Scope
+
+from backstay.app._caching import outbox_tables, relaying
+from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
+from backstay.app._limit_record import LimitRecord
 from backstay.app.health import HealthCheck
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
@@ -15,6 +23,7 @@ from backstay.app.runtime import Runtime, open_runtime
 from backstay.db import Database
 from backstay.db.migrations import Migrations
 from backstay.db.model import Model
+from backstay.db.records import KeyRecords, LibraryTables, idempotency_table, require_tables
 from backstay.errors import UsageError
 from backstay.logging import EventDict, Processor, configure_logging
 from backstay.settings import Settings
@@ -22,7 +31,11 @@ from backstay.telemetry.traces import add_span_ids
 
 __all__ = ["InFlight", "Installation", "current_exchange"]
 
+_logger = logging.getLogger("backstay.app")
+
 _SWEEP_SECONDS = 0.1
+_EXPIRE_SECONDS = 60.0
+_NEXT_BATCH_SECONDS = 0.2
 
 
 class InFlight(Protocol):
@@ -37,6 +50,16 @@ class InFlight(Protocol):
         """The template of its route, once it is known."""
         ...
 
+    @property
+    def routed(self) -> Scope:
+        """The scope that the router has written into."""
+        ...
+
+    @property
+    def limits(self) -> LimitRecord:
+        """What rate limits said to it."""
+        ...
+
     def watch_for_leaving(self) -> None:
         """Notice when the caller goes away."""
         ...
@@ -48,8 +71,9 @@ current_exchange: ContextVar[InFlight | None] = ContextVar("backstay.exchange", 
 class Installation:
     """backstay on one app; found as `app.state.backstay`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, routes: Callable[[], Sequence[BaseRoute]] = lambda: ()) -> None:
         self.settings = settings
+        self._routes = routes
         self.runtime: Runtime | None = None
         self.observation: Observation | None = None
         self.in_flight: set[InFlight] = set()
@@ -90,6 +114,32 @@ class Installation:
             raise UsageError("The service has not started: its lifespan opens the database.")
         return self.runtime.database
 
+    @property
+    def key_records(self) -> KeyRecords:
+        """The idempotency keys of the running service."""
+        return KeyRecords(self.database, self.settings.idempotency)
+
+    @property
+    def idempotent_routes(self) -> list[tuple[str, str]]:
+        """Method and template of each route that takes an idempotency key."""
+        return find_idempotent_routes(self._routes())
+
+    @property
+    def library_tables(self) -> LibraryTables:
+        """The library's own tables that the service needs."""
+        tables = (idempotency_table,) if self.idempotent_routes else ()
+        return (*tables, *outbox_tables(self.settings))
+
+    @property
+    def migrations(self) -> Migrations:
+        """The service's migrations; they bring its own tables and those of the library."""
+        return Migrations(
+            Model.metadata,
+            self.settings.database.migrations,
+            settings=self.settings.migrations,
+            library_tables=self.library_tables,
+        )
+
     def checks(self) -> tuple[HealthCheck, ...]:
         """The built-in readiness checks."""
         return (HealthCheck("database", self.database.check),)
@@ -99,14 +149,19 @@ class Installation:
         """Open the runtime for the time the app serves."""
         if self.settings.environment != "test":
             self.configure_logging()
-        async with open_runtime(self.settings) as runtime, self._observed(runtime) as observation:
+        check_idempotent_routes(self._routes())
+        async with AsyncExitStack() as stack:
+            runtime = await stack.enter_async_context(open_runtime(self.settings))
+            observation = await stack.enter_async_context(self._observed(runtime))
             await self._bring_schema_up(runtime.database)
+            await stack.enter_async_context(relaying(runtime))
             self.runtime, self.observation = runtime, observation
             self._turns.clear()  # locks belong to the event loop that used them
             tasks = (
                 runtime.background.start(self._sweep(), name="backstay.sweeper"),
                 runtime.background.start(observation.watch_loop(), name="backstay.loop"),
                 runtime.background.start(observation.keep_gauges(), name="backstay.gauges"),
+                *self._expiry(runtime),
             )
             try:
                 yield runtime
@@ -150,13 +205,28 @@ class Installation:
     async def _bring_schema_up(self, database: Database) -> None:
         if self.settings.environment == "test":
             return  # tests bring their tables themselves
-        migrations = Migrations(
-            Model.metadata, self.settings.database.migrations, settings=self.settings.migrations
-        )
         if self.upgrades_at_start:
-            await migrations.upgrade(database.engine)
+            await self.migrations.upgrade(database.engine)
         else:
-            await migrations.require_current(database.engine)
+            await self.migrations.require_current(database.engine)
+        if tables := self.library_tables:
+            await require_tables(database, tables)
+
+    def _expiry(self, runtime: Runtime) -> tuple[asyncio.Task[object], ...]:
+        if not self.idempotent_routes:
+            return ()
+        return (runtime.background.start(self._expire_keys(), name="backstay.keys"),)
+
+    async def _expire_keys(self) -> None:
+        records, pause = self.key_records, _EXPIRE_SECONDS
+        while True:
+            # Workers that started together do not sweep together.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+            pause = _EXPIRE_SECONDS
+            try:
+                pause = _NEXT_BATCH_SECONDS if await records.sweep() else _EXPIRE_SECONDS
+            except Exception:
+                _logger.warning("Old idempotency keys could not be deleted.", exc_info=True)
 
     async def _sweep(self) -> None:
         # One task for all requests: watching each from its start would cost every short one.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from backstay.app.runtime import Runtime
 from backstay.db.migrations import Migrations, UnknownRevisionError
-from backstay.db.model import Model
 from backstay.events import subscribed
 from backstay.redaction import Redactor
 from backstay.settings import Settings
@@ -49,7 +48,12 @@ def block_limit(settings: Settings) -> timedelta:
 
 
 class Observed(Protocol):
-    """The requests of an app, as far as they are observed."""
+    """What is observed of an app, besides what its runtime tells."""
+
+    @property
+    def migrations(self) -> Migrations:
+        """The service's migrations."""
+        ...
 
     def count_in_flight(self) -> int:
         """Return how many are being served, scrapes aside."""
@@ -68,11 +72,11 @@ class Observation:
         span_mask: Takes secrets out of the spans of requests; None when there are no spans.
     """
 
-    def __init__(self, runtime: Runtime, requests: Observed) -> None:
+    def __init__(self, runtime: Runtime, observed: Observed) -> None:
         self.metrics: Metrics | None = None
         self.span_mask: Redactor | None = None
         self._runtime = runtime
-        self._requests = requests
+        self._observed = observed
         self._settings = runtime.settings
         self._watch = LoopWatch(block_limit=block_limit(runtime.settings))
         self._pending: int | None = None
@@ -90,7 +94,7 @@ class Observation:
             if settings.traces:
                 await stack.enter_async_context(self._tracing())
             if settings.slow_query:
-                slow = SlowQueries(settings.slow_query, find_task=self._requests.current_task)
+                slow = SlowQueries(settings.slow_query, find_task=self._observed.current_task)
                 stack.enter_context(subscribed(slow.hear, *slow.kinds))
             if serves_metrics(self._settings):
                 self.metrics = self._open_metrics(stack)
@@ -139,7 +143,7 @@ class Observation:
     async def _look_at_migrations(self) -> None:
         if self._settings.environment == "test":
             return  # tests bring their tables themselves
-        migrations = Migrations(Model.metadata, self._settings.database.migrations)
+        migrations = self._observed.migrations
         engine = self._runtime.database.read_engine
         try:
             self._pending = len(await migrations.pending(engine))
@@ -161,7 +165,7 @@ class Observation:
 
         if self.metrics is not None:
             state = ServiceState(
-                requests_in_flight=self._requests.count_in_flight(),
+                requests_in_flight=self._observed.count_in_flight(),
                 pools=self._runtime.database.pools(),
                 loop_lag_seconds=self._watch.lag_seconds,
                 migrations_pending=self._pending,

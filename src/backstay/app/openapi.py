@@ -15,6 +15,8 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from backstay.app._conditional_operations import describe_conditions
+from backstay.app._idempotent_operations import describe_idempotency
+from backstay.app._limited_routes import describe_limits
 from backstay.app._operation_ids import name_operations
 from backstay.app.problems import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 
@@ -62,6 +64,8 @@ def _refine(document: _Json, app: FastAPI, *, has_problems: bool) -> None:
     renamed |= _join_directions(schemas) | _name_generics(schemas)
     _rename_schemas(document, schemas, renamed)
     describe_conditions(document, app.routes)
+    describe_idempotency(document, app.routes)
+    describe_limits(document, app.routes)
     if has_problems:
         _describe_problems(document, schemas)
     document["components"]["schemas"] = dict(sorted(schemas.items()))

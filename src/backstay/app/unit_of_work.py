@@ -91,6 +91,10 @@ class UnitOfWork:
         self.error = error
         return False
 
+    def would_commit(self, status: int) -> bool:
+        """Return whether a response with this status commits; any other end rolls back."""
+        return status < 400 and self.error is None
+
     async def end(self, *, status: int) -> None:
         """Commit what a success status promises, or roll back; then close. The second call does nothing.
 
@@ -105,7 +109,7 @@ class UnitOfWork:
             return
         self._has_ended = True
         try:
-            if self._session is not None and status < 400 and self.error is None:
+            if self._session is not None and self.would_commit(status):
                 await self._session.complete()
         except Exception as error:
             await self._close()

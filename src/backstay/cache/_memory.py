@@ -235,13 +235,24 @@ class MemoryStore:
     def __init__(self, *, max_bytes: int) -> None:
         self.state = MemoryState(max_bytes=max_bytes)
         self.state.seed(token_hex(8))
+        self._has_changed: Callable[[], bool] | None = None
+
+    def watch(self, has_changed: Callable[[], bool]) -> None:
+        """Forget all values whenever `has_changed()` says so: other processes write the same database."""
+        self._has_changed = has_changed
+
+    def _look_around(self) -> None:
+        if self._has_changed is not None and self._has_changed():
+            self.state.clear(token_hex(8))
 
     async def read(self, key: str, tags: Sequence[str]) -> bytes | None:
         """Return the payload of a valid entry."""
+        self._look_around()
         return self.state.read(key, tags)
 
     async def lease(self, key: str, tags: Sequence[str], *, token: str, lifetime_ms: int) -> Lease:
         """Say what a reader without a hit is to do."""
+        self._look_around()
         return self.state.lease(key, tags, token=token, lifetime_ms=lifetime_ms)
 
     async def fill(  # noqa: PLR0913  as in the protocol
@@ -255,6 +266,7 @@ class MemoryStore:
         lifetime_ms: int,
     ) -> bool:
         """Store the payload if nothing changed since the lease."""
+        self._look_around()
         return self.state.fill(
             key, tags, vector=vector, payload=payload, token=token, lifetime_ms=lifetime_ms
         )

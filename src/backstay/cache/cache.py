@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import timedelta
 from secrets import token_hex
@@ -13,6 +14,7 @@ from backstay import events
 from backstay.background import Supervisor
 from backstay.cache._commits import Commits, Outbox
 from backstay.cache._fetching import Fetcher, Request, WasShared
+from backstay.cache._memory import MemoryStore
 from backstay.cache._payloads import CorruptPayloadError
 from backstay.cache._store import INTENT_LIFETIME, Store, StoreError
 from backstay.errors import UsageError
@@ -154,6 +156,16 @@ class Cache:
         if loaded.payload != payload and await self._look(request) == payload:
             _logger.error("A valid entry of %s differs from the database.", label.template)
             events.emit(events.CacheIncoherent(template=label.template, tables=label.tables))
+
+    def watch(self, has_changed: Callable[[], bool]) -> None:
+        """Forget all values of this process whenever other processes have changed something.
+
+        Raises:
+            UsageError: The values are not this process's own.
+        """
+        if not isinstance(self.store, MemoryStore):
+            raise UsageError("A cache that processes share needs no watch.")
+        self.store.watch(has_changed)
 
     async def close(self) -> None:
         """Let go of the store."""

@@ -39,6 +39,7 @@ __all__ = [
     "UndeclaredReadError",
     "cached",
     "find_cache",
+    "is_in_use",
     "own_tag",
 ]
 
@@ -129,10 +130,19 @@ def _check(declaration: _Declaration) -> None:
         raise ConfigurationError(f"`jitter` of {declaration.template!r} is a share of the ttl, 0 to under 1.")
 
 
+_in_use: list[bool] = []
+
+
+def is_in_use() -> bool:
+    """Return whether any cached function was declared in this process."""
+    return bool(_in_use)
+
+
 class CachedFunction(Generic[P, T]):
     """A function with a cache in front of it; made by `@cached`."""
 
     def __init__(self, function: Callable[P, Awaitable[T]], declaration: _Declaration) -> None:
+        _in_use.append(True)
         self._function: Callable[..., Awaitable[T]] = function
         self._declaration = declaration
         self.parameters = Parameters(function)

@@ -10,12 +10,12 @@ from typing import Any
 import typer
 from typing_extensions import Unpack
 
+from backstay.app.installation import Installation
 from backstay.cli.messages import say
 from backstay.cli.outages import explain_database_error, outlive_drivers
 from backstay.cli.project import enter_project, load_app
 from backstay.db import Database
 from backstay.db.migrations import MergeOptions, Migrations, PlaceOptions, Revision
-from backstay.db.model import Model
 from backstay.logging import configure_logging
 from backstay.settings import Settings
 
@@ -69,7 +69,7 @@ def merge_revisions(
         revisions: What it joins; all heads when empty.
         **options: See `Migrations.merge`.
     """
-    migrations = _find_migrations(load_app(enter_project(app)).settings)
+    migrations = load_app(enter_project(app)).installation.migrations
     typer.echo(migrations.merge(message=message, revisions=revisions, **options))
     say("Run: backstay db upgrade")
 
@@ -135,7 +135,7 @@ def downgrade(app: str | None, *, revision: str) -> None:
 def show_history(app: str | None) -> None:
     """Write the migrations to standard output, newest first; no database is asked."""
     loaded = load_app(enter_project(app))
-    revisions = _find_migrations(loaded.settings).history()
+    revisions = loaded.installation.migrations.history()
     for revision in revisions:
         typer.echo(_describe(revision))
     if not revisions:
@@ -167,7 +167,7 @@ class _Opened:
 def _run(app: str | None, act: Callable[[_Opened], Coroutine[Any, Any, None]]) -> None:
     loaded = load_app(enter_project(app))
     _log_as_talk(loaded.settings)
-    asyncio.run(_act(loaded.settings, act))
+    asyncio.run(_act(loaded.installation, act))
 
 
 def _log_as_talk(settings: Settings) -> None:
@@ -177,10 +177,11 @@ def _log_as_talk(settings: Settings) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-async def _act(settings: Settings, act: Callable[[_Opened], Coroutine[Any, Any, None]]) -> None:
+async def _act(installation: Installation, act: Callable[[_Opened], Coroutine[Any, Any, None]]) -> None:
+    settings = installation.settings
     database = Database(settings.database)
     try:
-        await act(_Opened(database, _find_migrations(settings)))
+        await act(_Opened(database, installation.migrations))
     except Exception as error:
         await outlive_drivers()
         explained = explain_database_error(error, settings)
@@ -189,10 +190,6 @@ async def _act(settings: Settings, act: Callable[[_Opened], Coroutine[Any, Any, 
         raise explained from error
     finally:
         await database.close()
-
-
-def _find_migrations(settings: Settings) -> Migrations:
-    return Migrations(Model.metadata, settings.database.migrations, settings=settings.migrations)
 
 
 def _describe(revision: Revision) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import typer
 
+from backstay.app._limited_routes import LimitedRoute, limited_routes
 from backstay.app.explanation import Part, parts
 from backstay.cli.project import LoadedApp, enter_project, load_app
 from backstay.json import dumps
@@ -34,6 +35,7 @@ def explain(app: str | None, *, as_json: bool) -> None:
     typer.echo()
     for part in _list_parts(loaded):
         typer.echo(part)
+    _write_limits(limited_routes(loaded.asgi))
 
 
 def _describe(loaded: LoadedApp, origins: list[SettingOrigin]) -> dict[str, object]:
@@ -41,11 +43,16 @@ def _describe(loaded: LoadedApp, origins: list[SettingOrigin]) -> dict[str, obje
         "app": loaded.project.reference,
         "settings": [asdict(origin) for origin in origins],
         "parts": [asdict(part) for part in _list_parts(loaded)],
+        "limits": [asdict(limit) for limit in limited_routes(loaded.asgi)],
     }
 
 
 def _list_parts(loaded: LoadedApp) -> list[Part]:
-    return parts(loaded.settings, has_policy=loaded.has_policy)
+    return parts(
+        loaded.settings,
+        has_policy=loaded.has_policy,
+        idempotent_routes=len(loaded.installation.idempotent_routes),
+    )
 
 
 def _write_settings(origins: list[SettingOrigin]) -> None:
@@ -56,6 +63,13 @@ def _write_settings(origins: list[SettingOrigin]) -> None:
         print_table(("setting", "value", "variable", "origin"), rows)
     else:
         _write_columns(rows)
+
+
+def _write_limits(limits: list[LimitedRoute]) -> None:
+    if limits:
+        typer.echo()
+    for one in limits:
+        typer.echo(f"limit on {one.route}: {one}")
 
 
 def _write_columns(rows: list[tuple[str, str, str, str]]) -> None:

@@ -11,9 +11,8 @@ import typer
 
 from backstay.cli.messages import complain, say
 from backstay.cli.project import enter_project, load_app
-from backstay.db.migrations import Migrations, UnknownTargetError
+from backstay.db.migrations import UnknownTargetError
 from backstay.db.migrations.lint import Finding, LintReport
-from backstay.db.model import Model
 from backstay.json import dumps
 
 __all__ = ["lint"]
@@ -35,8 +34,7 @@ def lint(app: str | None, *, targets: Sequence[str], since: str | None, as_json:
     """
     # Paths are meant from where the command was called; finding the project changes the folder.
     located = [Path(target).absolute() if _is_path(target) else target for target in targets]
-    settings = load_app(enter_project(app)).settings
-    migrations = Migrations(Model.metadata, settings.database.migrations, settings=settings.migrations)
+    migrations = load_app(enter_project(app)).installation.migrations
     try:
         # What a migration prints is not a finding.
         with redirect_stdout(sys.stderr):

@@ -124,6 +124,7 @@ def _find_metrics_token(settings: Settings) -> str | None:
 
 
 def _list_routes(loaded: LoadedApp) -> Iterator[Route]:
+    idempotent = set(loaded.installation.idempotent_routes)
     for context in iter_route_contexts(loaded.asgi.routes):
         for method in sorted(context.methods or ()):
             yield Route(
@@ -131,6 +132,7 @@ def _list_routes(loaded: LoadedApp) -> Iterator[Route]:
                 context.path_format or "",
                 context.path_regex.pattern,
                 is_documented=bool(getattr(context, "include_in_schema", True)),
+                takes_key=(method, context.path_format or "") in idempotent,
             )
 
 

@@ -16,14 +16,15 @@ from backstay.errors import (
     UnavailableError,
 )
 
-__all__ = ["as_app_error", "is_certain", "is_repeatable", "sqlstate_of"]
+__all__ = ["LOCK_NOT_AVAILABLE", "as_app_error", "is_certain", "is_repeatable", "sqlstate_of"]
 
+LOCK_NOT_AVAILABLE = "55P03"
 _REPEATABLE = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _UNREACHABLE = (
     "08",
     "57P",
     "53",
-    "55P03",
+    LOCK_NOT_AVAILABLE,
 )  # connection exceptions, shutdowns, out of resources, lock timeout
 _LOST_WHILE_COMMITTING = (
     "08",

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
+from backstay.db._commit_watch import CommitWatch
 from backstay.db._pool import NoSpareConnectionError, PoolUse, pool_use, without_waiting
 from backstay.db._reading import ReadingTransaction
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
@@ -48,6 +49,7 @@ class Database:
         self.url = url if self._temporary is None else url.set(database=str(self._temporary), query={})
         self.settings = settings
         self.participants: tuple[Participant, ...] = tuple(participants)
+        self._watches: list[CommitWatch] = []
         self.engine, self.read_engine = _engine.create_engines(self.url, settings)
         # Classes of this database's own: listeners belong to it, not to every session of the process.
         self._session_class = type("TransactionCore", (Session,), {})
@@ -208,6 +210,12 @@ class Database:
         """Return how full the pools of the asynchronous engines are at this moment."""
         return pool_use(self.engine), pool_use(self.read_engine)
 
+    def watch_commits(self) -> CommitWatch:
+        """Return what tells whether anybody has committed to this SQLite file; closed with the database."""
+        watch = CommitWatch(str(self.url.database))
+        self._watches.append(watch)
+        return watch
+
     async def check(self) -> None:
         """Ask the database a trivial question; an error is the answer "not ready"."""
         async with self.reading() as session:
@@ -215,6 +223,8 @@ class Database:
 
     async def close(self) -> None:
         """Disconnect; a database in memory is gone."""
+        for watch in self._watches:
+            watch.close()
         await self.engine.dispose()
         await self.read_engine.dispose()
         if "sync_engine" in self.__dict__:

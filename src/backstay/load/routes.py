@@ -17,12 +17,14 @@ class Route:
         template: The path with its parameters in braces.
         pattern: A regular expression that the whole of such a path matches.
         is_documented: Whether the OpenAPI document has it.
+        takes_key: Whether it takes an idempotency key.
     """
 
     method: str
     template: str
     pattern: str
     is_documented: bool = True
+    takes_key: bool = False
 
     @property
     def name(self) -> str:
@@ -38,8 +40,13 @@ class RouteTable:
 
     def find_template(self, method: str, url: str) -> str:
         """Return the template, or the path itself, without its query, when the service has no such route."""
+        route = self.find_route(method, url)
+        return urlsplit(url).path if route is None else route.template
+
+    def find_route(self, method: str, url: str) -> Route | None:
+        """Return the route; None when the service has no such one."""
         path = urlsplit(url).path
         for route, pattern in self._routes:
             if route.method == method and pattern.fullmatch(path):
-                return route.template
-        return path
+                return route
+        return None

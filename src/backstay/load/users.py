@@ -74,7 +74,8 @@ class ServiceUser(FastHttpUser):
     """Somebody who uses the service; subclass it, and give it tasks and a `wait_time`.
 
     `self.client` is Locust's own fast client, which keeps its connection. Each of its requests carries an id
-    of its own, counts for the route that its path belongs to, and fails with a `FailedRequestError`. It waits
+    of its own, also as its `Idempotency-Key` where the route takes one, counts for the route that its path
+    belongs to, and fails with a `FailedRequestError`. It waits
     10 seconds for a connection and 30 for an answer, and checks certificates; `connection_timeout`,
     `network_timeout` and `insecure` change that.
     """
@@ -118,7 +119,11 @@ class _Session(FastHttpSession):
     ) -> ResponseContextManager:
         """Send a request; see Locust's own description of the options."""
         name = name or self.request_name or self._labels.route_table.find_template(method, url)
-        headers = {self._labels.request_id_header: self._labels.next_request_id()}
+        request_id = self._labels.next_request_id()
+        headers = {self._labels.request_id_header: request_id}
+        route = self._labels.route_table.find_route(method, url)
+        if route is not None and route.takes_key:
+            headers["Idempotency-Key"] = request_id
         options["headers"] = headers | dict(options.get("headers") or {})
         return super().request(method, url, name, *arguments, **options)
 

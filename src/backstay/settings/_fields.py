@@ -73,7 +73,8 @@ class SettingField:
     @property
     def is_url(self) -> bool:
         """Whether it is a secret URL, of which only the password must not be shown."""
-        return any(item is UrlMarker for item in self.info.metadata)
+        options = (getattr(option, "__metadata__", ()) for option in get_args(self.info.annotation))
+        return UrlMarker in self.info.metadata or any(UrlMarker in metadata for metadata in options)
 
 
 @cache

@@ -14,6 +14,7 @@ __all__ = [
     "DatabaseSettings",
     "Duration",
     "HttpSettings",
+    "IdempotencySettings",
     "LoggingSettings",
     "MigrationSettings",
     "SecretUrl",
@@ -250,6 +251,19 @@ class HttpSettings(SettingsSection):
         default="X-Request-ID",
         pattern=r"^[A-Za-z0-9-]+$",
         description="The header that carries a request's id, in and out.",
+    )
+
+
+class IdempotencySettings(SettingsSection):
+    """How long idempotency keys are kept, and how long a request waits for another one with its key."""
+
+    keep: Annotated[Duration, Field(ge=timedelta(minutes=1))] = Field(
+        default=timedelta(days=1),
+        description="For how long a request that comes again gets the answer of the first one.",
+    )
+    wait: Duration = Field(
+        default=timedelta(seconds=5),
+        description="PostgreSQL: how long a request waits for another one with its key before the 409.",
     )
 
 

@@ -16,6 +16,7 @@ from backstay.settings.sections import (
     CacheSettings,
     DatabaseSettings,
     HttpSettings,
+    IdempotencySettings,
     LoggingSettings,
     MigrationSettings,
     ServerSettings,
@@ -79,6 +80,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
+    idempotency: IdempotencySettings = IdempotencySettings()
     server: ServerSettings = ServerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

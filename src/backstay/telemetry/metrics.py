@@ -23,8 +23,10 @@ from backstay.errors import ConfigurationError
 from backstay.events import (
     ConnectionAwaited,
     Event,
+    IdempotencyKeyMet,
     QueryExecuted,
     QueryFailed,
+    RequestLimited,
     TransactionCommitted,
     TransactionRolledBack,
 )
@@ -102,6 +104,8 @@ class Metrics:
         TransactionCommitted,
         TransactionRolledBack,
         ConnectionAwaited,
+        IdempotencyKeyMet,
+        RequestLimited,
     )
 
     def __init__(self, *, version: str) -> None:
@@ -158,6 +162,10 @@ class Metrics:
                 (instruments.rolled_back if event.is_certain else instruments.unknown).inc()
             case ConnectionAwaited():
                 instruments.waits.labels(event.pool).observe(event.seconds)
+            case IdempotencyKeyMet():
+                instruments.keys_met.labels(event.outcome).inc()
+            case RequestLimited():
+                instruments.limited.labels(event.limit).inc()
 
     def show(self, state: ServiceState) -> None:
         """Set the gauges of this process."""
@@ -238,6 +246,20 @@ class _Instruments:
         )
         for pool in ("writing", "reading"):
             self.waits.labels(pool)
+        self.keys_met = Counter(
+            "backstay_idempotency_keys_met_total",
+            "Requests whose idempotency key another one has: replayed, in_use or reused.",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in ("replayed", "in_use", "reused"):
+            self.keys_met.labels(outcome)
+        self.limited = Counter(
+            "backstay_rate_limited_total",
+            "Hits that a rate limit refused, by the template of the limit.",
+            ("limit",),
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "backstay_event_loop_lag_seconds",
             "The longest that the event loop came late in the last 15 seconds.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from backstay.db.records import LibraryTables
 from backstay.errors import ConfigurationError
 from backstay.settings import Settings
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from backstay.app.installation import Installation
 
-__all__ = ["app_address", "find_installation", "load_app", "project_settings"]
+__all__ = ["app_address", "find_installation", "load_app", "project_settings", "project_tables"]
 
 
 def app_address(config: pytest.Config) -> str | None:
@@ -69,6 +70,11 @@ def find_installation(app: FastAPI) -> Installation:
             "The app under test was made without backstay: use `create_app`, or `install` it."
         )
     return installation
+
+
+def project_tables(config: pytest.Config) -> LibraryTables:
+    """Return those of the library's own tables that the project's app uses."""
+    return () if app_address(config) is None else find_installation(load_app(config)).library_tables
 
 
 def project_settings(config: pytest.Config) -> Settings:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, cast, get_args
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -24,7 +25,7 @@ from backstay.db import AsyncSession, Database
 from backstay.db.model import Model
 from backstay.settings import Settings
 from backstay.testing._databases import DatabaseKind, DatabaseMaker, ServerMissingError
-from backstay.testing._project import project_settings
+from backstay.testing._project import project_settings, project_tables
 from backstay.testing._template import CreatedTables, Fill, MigratedTables, Tables, has_migrations
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def database_kind(request: pytest.FixtureRequest) -> DatabaseKind:
 def metadata() -> Tables | None:
     """Return the tables to create; override it in a module or a conftest.
 
-    None stands for the project's migrations, or for the tables of `Model` in a project without any.
+    None stands for the project's migrations, or for the tables of `Model` in a project without any. Those of
+    the library that the project's app uses are created beside them.
     """
     return None
 
@@ -166,7 +168,8 @@ def database_template(
     directory = request.config.rootpath / _project_settings.database.migrations
     if metadata is None and has_migrations(directory):
         return MigratedTables(directory)
-    return CreatedTables(Model.metadata if metadata is None else metadata)
+    declared = Model.metadata if metadata is None else metadata
+    return CreatedTables(declared, project_tables(request.config))
 
 
 @pytest.fixture
@@ -194,12 +197,15 @@ def _give_up(error: ServerMissingError) -> None:
 
 @pytest.fixture
 def settings(_project_settings: Settings, database_url: str) -> Settings:
-    """Return the project's settings, for the environment "test" and this test's database.
+    """Return the project's settings, for the environment "test", this test's database and keys of its own.
 
     Override it to change more: `return settings.model_copy(update={...})`.
     """
     database = _project_settings.database.model_copy(update={"url": SecretStr(database_url)})
-    return _project_settings.model_copy(update={"database": database})
+    # Nothing that another test has cached or counted is found, also in a Redis that they share.
+    prefix = f"{_project_settings.cache.prefix or 'test'}-{uuid4().hex}"
+    cache = _project_settings.cache.model_copy(update={"prefix": prefix})
+    return _project_settings.model_copy(update={"database": database, "cache": cache})
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ import pytest
 from backstay.db import Database
 from backstay.db.migrations import MigrationError, Migrations
 from backstay.db.model import Model
+from backstay.db.records import LibraryTables
 from backstay.settings import Settings
+from backstay.testing._project import project_tables
 from backstay.testing._template import has_migrations
 
 __all__ = ["MigrationsCheck"]
@@ -27,12 +29,22 @@ class MigrationsCheck:
 
     Args:
         directory: The folder that holds `versions`.
+        library_tables: Those of the library's own tables that the project uses.
     """
 
-    def __init__(self, database: Database, settings: Settings, directory: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        directory: Path,
+        *,
+        library_tables: LibraryTables = (),
+    ) -> None:
         self._database = database
         self._directory = directory
-        self._migrations = Migrations(Model.metadata, directory, settings=settings.migrations)
+        self._migrations = Migrations(
+            Model.metadata, directory, settings=settings.migrations, library_tables=library_tables
+        )
 
     async def __call__(self, *, down_to: str = "base") -> None:
         """Run all migrations up, down and up again, and compare the database with the models.
@@ -69,4 +81,9 @@ def migrations_check(
     request: pytest.FixtureRequest, database: Database, settings: Settings
 ) -> MigrationsCheck:
     """Return a function that runs the project's whole history on this test's database; await its call."""
-    return MigrationsCheck(database, settings, request.config.rootpath / settings.database.migrations)
+    return MigrationsCheck(
+        database,
+        settings,
+        request.config.rootpath / settings.database.migrations,
+        library_tables=project_tables(request.config),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -47,7 +47,7 @@ class Comparison:
 
 def compare(
     connection: Connection,
-    metadata: sa.MetaData,
+    metadata: Sequence[sa.MetaData],
     *,
     drop: Collection[str] = (),
     foreign: Collection[str] = (),
@@ -56,14 +56,15 @@ def compare(
 
     Args:
         connection: One on a database that has all migrations so far.
-        metadata: The tables of the models.
+        metadata: The tables of the models, and those of the library.
         drop: Tables that no model declares any more and that are to be dropped.
         foreign: Names and patterns of tables that are somebody else's.
 
     Raises:
         UndroppableTableError: A table in `drop` is declared by a model, is the library's, or is not there.
     """
-    _refuse_undroppable(connection, metadata, drop)
+    declared = {name: table for one in metadata for name, table in one.tables.items()}
+    _refuse_undroppable(connection, declared, drop)
     undeclared: list[str] = []
     patterns = (_LIBRARY_TABLES, *foreign)
 
@@ -76,22 +77,22 @@ def compare(
 
     context = configure(connection, {**_options(metadata), "include_object": is_ours})
     with _warnings_logged():
-        script = produce_migrations(context, metadata)
-    _complete_new_tables(script, metadata)
+        script = produce_migrations(context, list(metadata))  # type: ignore[arg-type]  # it takes several
+    _complete_new_tables(script, declared.values())
     return Comparison(script, context, tuple(sorted(undeclared)))
 
 
-def _refuse_undroppable(connection: Connection, metadata: sa.MetaData, drop: Collection[str]) -> None:
+def _refuse_undroppable(connection: Connection, declared: Collection[str], drop: Collection[str]) -> None:
     existing = sa.inspect(connection).get_table_names()
     for table in drop:
-        if table in metadata.tables:
+        if table in declared:
             raise UndroppableTableError(
                 table, "a model declares it.", hint="Remove the model first, or leave out --drop."
             )
         if table == _VERSION_TABLE or fnmatchcase(table, _LIBRARY_TABLES):
             raise UndroppableTableError(table, "it is the library's own.", hint="Leave out --drop.")
         if table not in existing:
-            droppable = [name for name in existing if name not in metadata.tables]
+            droppable = [name for name in existing if name not in declared]
             raise UndroppableTableError(
                 table,
                 f"the database has no such table.{did_you_mean(table, droppable)}",
@@ -99,9 +100,9 @@ def _refuse_undroppable(connection: Connection, metadata: sa.MetaData, drop: Col
             )
 
 
-def _options(metadata: sa.MetaData) -> dict[str, Any]:
+def _options(metadata: Sequence[sa.MetaData]) -> dict[str, Any]:
     return {
-        "target_metadata": metadata,
+        "target_metadata": list(metadata),
         "compare_type": True,
         "compare_server_default": True,
         "autogenerate_plugins": _PLUGINS,
@@ -118,9 +119,9 @@ def _warnings_logged() -> Iterator[None]:
         _logger.warning("%s", warning.message)
 
 
-def _complete_new_tables(script: MigrationScript, metadata: sa.MetaData) -> None:
+def _complete_new_tables(script: MigrationScript, declared: Iterable[sa.Table]) -> None:
     # Alembic writes the constraints of a table, and loses a CHECK that stands inside of a column.
-    tables = {(table.schema, table.name): table for table in metadata.tables.values()}
+    tables = {(table.schema, table.name): table for table in declared}
     for operation in script.upgrade_ops.ops if script.upgrade_ops else ():
         if isinstance(operation, CreateTableOp):
             table = tables[operation.schema, operation.table_name]

@@ -15,7 +15,7 @@ __all__ = ["describe_drift"]
 
 
 def describe_drift(
-    connection: Connection, metadata: sa.MetaData, *, foreign: Sequence[str]
+    connection: Connection, metadata: Sequence[sa.MetaData], *, foreign: Sequence[str]
 ) -> tuple[str, ...]:
     """Return a line for each difference, such as `column users.age: NOT NULL, database has NULL`."""
     found = compare(connection, metadata, foreign=foreign)

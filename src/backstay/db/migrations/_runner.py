@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import anyio
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typing_extensions import Unpack
@@ -28,6 +28,7 @@ from backstay.db.migrations._history import History, read_current, read_history
 from backstay.db.migrations._limits import limited
 from backstay.db.migrations._locking import migrating_alone
 from backstay.db.migrations._revision import MergeOptions, PlaceOptions, Revision
+from backstay.db.model import NAMING_CONVENTION
 from backstay.errors import UsageError
 from backstay.settings import MigrationSettings
 
@@ -57,12 +58,18 @@ class Migrations:
         metadata: Where the models' tables are: `Model.metadata`. Import the models before you write one.
         directory: The folder that holds `versions`; it need not exist before the first migration is written.
         settings: Time limits, attempts, and the tables that are somebody else's; the defaults when None.
+        library_tables: Those of the library's own tables that the service uses, and so brings along.
     """
 
     def __init__(
-        self, metadata: MetaData, directory: Path, *, settings: MigrationSettings | None = None
+        self,
+        metadata: MetaData,
+        directory: Path,
+        *,
+        settings: MigrationSettings | None = None,
+        library_tables: Iterable[Table] = (),
     ) -> None:
-        self._metadata = metadata
+        self._metadata = (metadata, *_apart(library_tables))
         self._versions = Path(directory).absolute() / "versions"
         self._settings = settings or MigrationSettings()
 
@@ -326,6 +333,14 @@ class Migrations:
             yield
         finally:
             _OP.release()
+
+
+def _apart(tables: Iterable[Table]) -> tuple[MetaData, ...]:
+    """Return these tables, without those that they are declared with."""
+    apart = MetaData(naming_convention=NAMING_CONVENTION)
+    for table in tables:
+        table.to_metadata(apart).info.clear()  # what is in it is not for migrations
+    return (apart,) if apart.tables else ()
 
 
 def _refuse_empty(message: str) -> None:

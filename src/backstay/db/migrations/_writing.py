@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +118,11 @@ def _docstring(message: str) -> str:
 
 
 def render_differences(
-    connection: Connection, metadata: sa.MetaData, *, drop: Collection[str], foreign: Collection[str]
+    connection: Connection,
+    metadata: Sequence[sa.MetaData],
+    *,
+    drop: Collection[str],
+    foreign: Collection[str],
 ) -> Body:
     """Return what makes the database like the models.
 

@@ -1,4 +1,4 @@
-"""Create products and users."""
+"""Create products, users and idempotency keys."""
 
 import backstay.db.types
 import sqlalchemy as sa
@@ -48,6 +48,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("product_id", name=op.f("pk_products")),
         sa.UniqueConstraint("sku", name=op.f("uq_products_sku")),
     )
+    op.create_table(
+        "backstay_idempotency",
+        sa.Column("owner", backstay.db.types.String(200), nullable=False),
+        sa.Column("method", backstay.db.types.String(10), nullable=False),
+        sa.Column("route", backstay.db.types.String(500), nullable=False),
+        sa.Column("key", backstay.db.types.String(255), nullable=False),
+        sa.Column("fingerprint", backstay.db.types.String(64), nullable=False),
+        sa.Column("status", backstay.db.types.Integer(), nullable=True),
+        sa.Column("headers", backstay.db.types.JSON(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "method", "route", "key", name=op.f("pk_backstay_idempotency")),
+    )
     with op.batch_alter_table("products", schema=None) as batch_op:
         batch_op.create_index(
             batch_op.f("ix_products_category_slug"),
@@ -55,10 +68,19 @@ def upgrade() -> None:
             unique=False,
         )
         batch_op.create_index(batch_op.f("ix_products_name"), ["name"], unique=False)
+    with op.batch_alter_table("backstay_idempotency", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_backstay_idempotency_created_at"),
+            ["created_at"],
+            unique=False,
+        )
 
 
 def downgrade() -> None:
     """Take the change back."""
+    with op.batch_alter_table("backstay_idempotency", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_backstay_idempotency_created_at"))
+    op.drop_table("backstay_idempotency")
     with op.batch_alter_table("products", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_products_name"))
         batch_op.drop_index(batch_op.f("ix_products_category_slug"))
