@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from itertools import count
@@ -29,12 +30,20 @@ class Request(NamedTuple):
         transaction: Of the session that asks; None for a function without one.
         load: Loads the value in the session that it is given.
         decode: Makes a value of a payload.
+        jitter: So much of the entry's lifetime is taken off at random when it is filled.
     """
 
     address: Address
     transaction: Transaction | None
     load: Callable[[Carrier | None], Awaitable[Loaded]]
     decode: Callable[[bytes], Any]
+    jitter: float = 0.0
+
+    def with_jitter(self) -> Request:
+        """Return the request for an entry that does not end when all others do."""
+        share = 1 - self.jitter * random.random()  # noqa: S311  no secret
+        lifetime_ms = max(1, int(self.address.lifetime_ms * share))
+        return self._replace(address=self.address._replace(lifetime_ms=lifetime_ms))
 
     @property
     def holds_connection(self) -> bool:
@@ -98,6 +107,7 @@ class Fetcher:
 
     async def refresh(self, request: Request) -> None:
         """Load anew what is there, unless somebody else does; the old value stays until then."""
+        request = request.with_jitter()
         key, tags, lifetime_ms = request.address
         # The lease of a key that holds nothing: the entry's own is not given while the entry is valid.
         token, aside = token_hex(8), f"{key}~refresh"
@@ -126,6 +136,7 @@ class Fetcher:
             flight.has_landed.set()
 
     async def _fly(self, request: Request, flight: _Flight) -> Loaded | WasShared:
+        request = request.with_jitter()
         result = await self._perform(
             fill(request.address, may_wait=not request.holds_connection), request, flight
         )

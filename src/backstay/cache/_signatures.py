@@ -65,6 +65,8 @@ class Parameters:
         Raises:
             TypeError: The function cannot be called so.
         """
+        if not kwargs and len(args) == len(self._all) == len(self._positional):
+            return dict(zip(self._all, args, strict=True))
         arguments = dict(zip(self._positional, args, strict=False))
         if kwargs:
             arguments.update(kwargs)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property, partial, update_wrapper
+from functools import cached_property, lru_cache, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from uuid import UUID
 
 from backstay.cache._durations import parse_duration
 from backstay.cache._fetching import Request
@@ -50,6 +50,9 @@ T = TypeVar("T")
 
 _LIBRARY = "backstay_"
 _MILLISECOND = timedelta(milliseconds=1)
+_ADDRESSES = 4096
+# Values of which equal ones of one type make equal keys.
+_PLAIN = frozenset({int, str, bool, UUID, type(None)})
 
 
 class UndeclaredReadError(UsageError):
@@ -151,6 +154,11 @@ class CachedFunction(Generic[P, T]):
         self.template = Template(declaration.template, parameters=known, of=name)
         self._check_key()
         self._complaints: set[str] = set()
+        self._label = Label(self.template.text, ())
+        # Of the last calls: rendering a key costs more than finding its value in memory.
+        self._find_address = lru_cache(maxsize=_ADDRESSES, typed=True)(self._make_address)
+        self._names = tuple(sorted(self.template.parameters))
+        self._is_plain = self.parameters.owner is None
         update_wrapper(self, function)
         if "return" not in self.parameters.hints:
             raise ConfigurationError(
@@ -192,11 +200,16 @@ class CachedFunction(Generic[P, T]):
 
     @property
     def label(self) -> Label:
-        """What events call it by."""
-        return Label(self.template.text, self._tables())
-
-    def _tables(self) -> tuple[str, ...]:
-        return tuple(table for source in self._declaration.reads for table in source.tables())
+        """What events call it by; its tables are complete once all models are imported."""
+        reads = self._declaration.reads
+        if len(reads) == 1:
+            tables = reads[0].tables()
+        else:
+            tables = tuple(table for source in reads for table in source.tables())
+        if tables != self._label.tables:
+            self._label = Label(self.template.text, tables)
+            self._find_address.cache_clear()
+        return self._label
 
     @overload
     def __get__(self, instance: None, owner: type) -> CachedFunction[P, T]: ...
@@ -240,7 +253,7 @@ class CachedFunction(Generic[P, T]):
     ) -> Request:
         load = partial(self._load, cache, arguments, label)
         decode = self.payloads.decode
-        request = Request(self._address(arguments), transaction, load, decode)
+        request = Request(self._address(arguments), transaction, load, decode, self._declaration.jitter)
         if self._declaration.soft_ttl is None:
             return request
         return request._replace(decode=partial(self._decode_soft, cache, request))
@@ -262,13 +275,20 @@ class CachedFunction(Generic[P, T]):
         return b"%d\n%s" % (time.time() * 1000 + soft_ttl / _MILLISECOND, payload)
 
     def _address(self, arguments: dict[str, Any]) -> Address:
+        values = [arguments[name] for name in self._names]
+        if self._is_plain and _PLAIN.issuperset(map(type, values)):
+            return self._find_address(*values)
+        return self._make_address_of(arguments)
+
+    def _make_address(self, *values: Any) -> Address:
+        return self._make_address_of(dict(zip(self._names, values, strict=True)))
+
+    def _make_address_of(self, arguments: dict[str, Any]) -> Address:
         tags = [EVERYTHING, own_tag(self.template, arguments)]
         for source in self._declaration.reads:
             tags += source.tags(arguments)
         key = f"{self.template.key(arguments)}#{self.payloads.fingerprint}"
-        lifetime = self._declaration.ttl / _MILLISECOND
-        shortened = lifetime * (1 - self._declaration.jitter * random.random())  # noqa: S311  no secret
-        return Address(key, tuple(dict.fromkeys(tags)), max(1, int(shortened)))
+        return Address(key, tuple(dict.fromkeys(tags)), max(1, self._declaration.ttl // _MILLISECOND))
 
     async def _load(
         self, cache: Cache, arguments: dict[str, Any], label: Label, session: Carrier | None
