@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from secrets import token_hex
 from typing import Final
@@ -164,6 +164,18 @@ class RedisStore:
             (self._everything, *self._tag_keys(tags)),
             (transaction, token, _milliseconds(TAG_LIFETIME), self._quarantine_ms),
         )
+
+    async def scan(self) -> AsyncIterator[tuple[str, int, int]]:
+        """Yield the key of each entry, its bytes, and the seconds that it lives."""
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._call("SCAN", cursor, "MATCH", f"{self._entry_start}*", "COUNT", 500)
+            for key in keys:
+                size = await self._call("STRLEN", key)
+                seconds = await self._call("TTL", key)
+                yield key.decode().removeprefix(self._entry_start), size, seconds
+            if cursor == b"0":
+                return
 
     async def close(self) -> None:
         """Close the connections."""
