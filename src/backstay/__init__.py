@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from backstay.db import Database as Database
     from backstay.db.model import Model as Model
     from backstay.db.model import TimestampMixin as TimestampMixin
+    from backstay.db.sources import row as row
     from backstay.db.version import VersionMixin as VersionMixin
     from backstay.logging import configure_logging as configure_logging
     from backstay.logging import get_logger as get_logger
@@ -83,6 +84,7 @@ _ROOMS = {
     "open_runtime": "backstay.app.runtime",
     "rate_limit": "backstay.app.limits",
     "repeatable": "backstay.app.dependencies",
+    "row": "backstay.db.sources",
     "sort_by": "backstay.app.schemas",
 }
 

@@ -70,6 +70,7 @@ class TransactionCommitted(Event):
     """An outermost transaction is durable."""
 
     writes: frozenset[str]
+    """What it wrote, as the tags that `backstay.transaction` explains; empty when it only read."""
     seconds: float = field(default=0.0, compare=False)
     """How long the COMMIT took."""
 

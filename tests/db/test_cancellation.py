@@ -120,6 +120,8 @@ async def test_a_commit_is_not_cancelled_and_what_follows_it_runs(database: Data
 
 async def test_a_blocking_transaction_refuses_what_only_async_code_can_keep(database: Database) -> None:
     class Participant:
+        commit_bound = None
+
         async def prepare(self, transaction: Transaction, tags: frozenset[str]) -> None: ...
 
         async def settle(self, transaction: Transaction, outcome: Outcome) -> None: ...

@@ -192,6 +192,8 @@ class TestAfterCommit:
 class Recorder:
     """A participant that writes down what it is told."""
 
+    commit_bound = None
+
     def __init__(self, *, refuses: bool = False) -> None:
         self.refuses = refuses
         self.told: list[object] = []
@@ -223,7 +225,7 @@ class TestParticipants:
             await session.execute(insert(counters).values(id=1))
             await session.execute(update(counters).values(value=2))
             assert participant.told == []
-        assert participant.told == [frozenset({"counters"}), Outcome.COMMITTED]
+        assert participant.told == [frozenset({"counters", "counters:*"}), Outcome.COMMITTED]
 
     async def test_one_that_raises_rolls_back(self, database: Database, participant: Recorder) -> None:
         participant.refuses = True
@@ -239,7 +241,7 @@ class TestParticipants:
         with pytest.raises(IntegrityError):
             async with database.transaction() as session:
                 await session.execute(insert(children).values(id=1, counter_id=4711))
-        assert participant.told == [frozenset({"children"}), Outcome.ROLLED_BACK]
+        assert participant.told == [frozenset({"children", "children:*"}), Outcome.ROLLED_BACK]
 
     async def test_a_rollback_before_the_commit_tells_them_nothing(
         self, database: Database, participant: Recorder
@@ -255,16 +257,16 @@ class TestParticipants:
             async with session.begin_nested():
                 await session.execute(insert(counters).values(id=1))
             assert participant.told == []
-        assert participant.told == [frozenset({"counters"}), Outcome.COMMITTED]
+        assert participant.told == [frozenset({"counters", "counters:*"}), Outcome.COMMITTED]
 
 
 class TestWrites:
     @pytest.mark.parametrize(
         ("statement", "written"),
         [
-            (insert(counters).values(id=7), {"counters"}),
-            (update(counters).values(value=1), {"counters"}),
-            (counters.delete(), {"counters"}),
+            (insert(counters).values(id=7), {"counters", "counters:*"}),
+            (update(counters).values(value=1), {"counters", "counters:*"}),
+            (counters.delete(), {"counters", "counters:*"}),
             (select(counters), set()),
             (text("DELETE FROM counters"), {"*"}),
             (text("SELECT 1"), set()),
@@ -342,7 +344,7 @@ class TestEvents:
 
         ends = [event for event in heard if isinstance(event, TransactionCommitted | TransactionRolledBack)]
         assert ends == [
-            TransactionCommitted(writes=frozenset({"counters"})),
+            TransactionCommitted(writes=frozenset({"counters", "counters:*"})),
             TransactionRolledBack(is_certain=True),
         ]
 

@@ -81,7 +81,7 @@ class TestEvents:
     async def test_they_come_in_order_and_by_kind(self, events: Events, database: Database) -> None:
         async with database.transaction() as session:
             await session.execute(insert(notes))
-        assert events.last == TransactionCommitted(writes=frozenset({"notes"}))
+        assert events.last == TransactionCommitted(writes=frozenset({"notes", "notes:*"}))
         assert [type(event) for event in events[-2:]] == [QueryExecuted, TransactionCommitted]
         assert events.of(TransactionCommitted) == [events[-1]]
         assert "TransactionCommitted" in repr(events)

@@ -7,20 +7,27 @@ from backstay.db._pool import PoolUse
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
 from backstay.db.model import Model, TimestampMixin, new_id
+from backstay.db.outbox import outbox_table
+from backstay.db.relay import Deliver, Relay
+from backstay.db.sources import row
 from backstay.db.version import VersionMixin, version_of
 
 __all__ = [
     "AsyncSession",
     "Database",
+    "Deliver",
     "IsolationLevel",
     "Model",
     "PoolUse",
     "ReadingSession",
+    "Relay",
     "TimestampMixin",
     "TransactionSession",
     "VersionMixin",
     "as_app_error",
     "is_repeatable",
     "new_id",
+    "outbox_table",
+    "row",
     "version_of",
 ]

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util.queue import Empty
 
 from backstay import events
 
-__all__ = ["PoolUse", "WatchedPool", "pool_use"]
+__all__ = ["NoSpareConnectionError", "PoolUse", "WatchedPool", "pool_use", "without_waiting"]
+
+
+class NoSpareConnectionError(Exception):
+    """No connection is free at once; never leaves this room."""
+
+
+_waits: ContextVar[bool] = ContextVar("backstay.pool_waits", default=True)
+
+
+@contextmanager
+def without_waiting() -> Iterator[None]:
+    """Make a checkout in this block raise `NoSpareConnectionError` rather than wait for somebody else's.
+
+    The pool decides while it takes the connection. Who looks first and takes then may meet another one who
+    looked, and both wait.
+    """
+    token = _waits.set(False)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +63,8 @@ class WatchedPool(AsyncAdaptedQueuePool):
     __module__ = AsyncAdaptedQueuePool.__module__
 
     def _do_get(self) -> ConnectionPoolEntry:
+        if not _waits.get():
+            return self._take_spare()
         if self._overflow < self._max_overflow or self.checkedin():
             return super()._do_get()
         began = perf_counter()
@@ -47,6 +74,14 @@ class WatchedPool(AsyncAdaptedQueuePool):
             if events.is_watched(events.ConnectionAwaited):
                 waited = perf_counter() - began
                 events.emit(events.ConnectionAwaited(pool=self.logging_name or "", seconds=waited))
+
+    def _take_spare(self) -> ConnectionPoolEntry:
+        try:
+            return self._pool.get(block=False)
+        except Empty:
+            if self._overflow >= self._max_overflow:
+                raise NoSpareConnectionError from None
+        return super()._do_get()  # opens a new one: nothing can have come between
 
     @property
     def limit(self) -> int:

@@ -18,37 +18,32 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPICursor, ExceptionContext, ExecutionContext
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.util.concurrency import await_, in_greenlet
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction
+from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
 from backstay import events
+from backstay.db._commit_bound import bound_commit
 from backstay.db._errors import is_certain, sqlstate_of
+from backstay.db._reading import ReaderSource
+from backstay.db._writes import Writes
+from backstay.db.outbox import add_note
 from backstay.errors import TransactionAbortedError, UsageError
-from backstay.transaction import Outcome, Participant, Transaction, attach, of
+from backstay.transaction import BlockingParticipant, Outcome, Participant, Transaction, attach, of
 
-__all__ = ["UNCOUNTED", "DatabaseTransaction", "Owner", "begin_tracking", "watch_engine", "watch_sessions"]
+__all__ = ["DatabaseTransaction", "Owner", "begin_tracking", "watch_engine", "watch_sessions"]
 
 _logger = logging.getLogger("backstay.db")
-
-UNCOUNTED = "backstay.uncounted"
-"""In the `info` of a table whose rows are bookkeeping: writing them changes nothing that anyone reads."""
 
 _TRANSACTION = "backstay.transaction"
 _FAILED = "backstay.failed"
 _COMMITTING = "backstay.committing"
 _BEGAN = "backstay.began"
-_WRITING_WORDS = ("INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "WITH", "COPY", "TRUNCATE", "CALL", "DO")
 
 
-class Owner(Protocol):
+class Owner(ReaderSource, Protocol):
     """What a transaction needs of the database it belongs to."""
 
     participants: tuple[Participant, ...]
-
-    def spare_reader(self) -> Any:  # an async context manager of AsyncSession | None
-        """Open a reading session when a connection is free at once."""
-        ...
 
 
 class DatabaseTransaction(Transaction):
@@ -58,11 +53,12 @@ class DatabaseTransaction(Transaction):
         self.session = session
         self.owner = owner
         self.carrier = carrier
-        self.writes: set[str] = set()
+        self.written = Writes()
         self.outcome: Outcome | None = None
         self.commit_error: BaseException | None = None
         self.commit_began: float | None = None
-        self._has_begun = False
+        self._connection: Connection | None = None
+        self._has_committed_before = False
         self._is_prepared = False
         self._calls: list[tuple[SessionTransaction | None, Callable[..., object], tuple[object, ...]]] = []
 
@@ -70,6 +66,11 @@ class DatabaseTransaction(Transaction):
     def has_work(self) -> bool:
         """Whether a commit would do anything."""
         return self.session.in_transaction() or bool(self._calls)
+
+    @property
+    def writes(self) -> set[str]:
+        """The tags of what was written so far."""
+        return self.written.tags
 
     @property
     def changed(self) -> bool:
@@ -85,7 +86,7 @@ class DatabaseTransaction(Transaction):
     @property
     def holds_connection(self) -> bool:
         """Whether a connection is checked out."""
-        return self._has_begun and self.outcome is None
+        return self._connection is not None and self.outcome is None
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[AsyncSession | None]:
@@ -98,11 +99,24 @@ class DatabaseTransaction(Transaction):
         """Open a session with an empty identity map on this transaction's connection."""
         if self.carrier is None:
             raise UsageError("A blocking session has no session beside it.")
-        connection = await self.carrier.connection()
-        async with AsyncSession(
-            connection, expire_on_commit=False, join_transaction_mode="rollback_only"
-        ) as session:
+        async with self.owner.reading_session_on(await self.carrier.connection(), self) as session:
             yield session
+
+    async def note(self, topic: str, payload: str) -> None:
+        """Leave work for after the commit in the outbox."""
+        if self.carrier is None:
+            raise UsageError("A blocking transaction leaves work with `note_blocking`.")
+        if self._connection is None:
+            await self.carrier.connection()
+        # Not through the session, which takes no statement any more once its commit has begun.
+        await greenlet_spawn(self.note_blocking, topic, payload)
+
+    def note_blocking(self, topic: str, payload: str) -> None:
+        """Leave work for after the commit in the outbox."""
+        if self.outcome is not None:
+            raise UsageError("This transaction has ended: there is nothing to add a note to.")
+        connection = self._connection or self.session.connection()
+        connection.execute(add_note(topic, payload))
 
     def after_commit(self, call: Callable[..., object | Awaitable[object]], *args: object) -> None:
         """Call once the outermost transaction has committed."""
@@ -110,39 +124,49 @@ class DatabaseTransaction(Transaction):
 
     def begin(self, connection: Connection) -> None:
         """Take a connection's statements as this transaction's."""
-        self._has_begun = True
+        self._connection = connection
         connection.info[_TRANSACTION] = self
+
+    def begin_again(self) -> None:
+        """Note that the connection committed what the session still takes for one transaction."""
+        if self.commit_began is not None and self.commit_error is None:
+            self._has_committed_before = True
 
     def drop_calls_of(self, savepoint: SessionTransaction) -> None:
         """Forget what was registered inside a savepoint that is rolled back."""
         self._calls = [call for call in self._calls if not _is_within(call[0], savepoint)]
 
-    def prepare(self) -> None:
-        """Flush, then let the participants get ready; raising here rolls back."""
-        self.session.flush()
-        if self.owner.participants and self._has_begun:
-            if not in_greenlet():
-                raise UsageError("What takes part in this database's commits is async: use `transaction()`.")
-            self._is_prepared = True
-            await_(self._prepare())
-
-    async def _prepare(self) -> None:
+    def prepare(self, connection: Connection) -> None:
+        """Let the participants get ready for a COMMIT; raising refuses it."""
         tags = frozenset(self.writes)
+        if not self.owner.participants or not tags:
+            return
+        bound_commit(connection, self.owner.participants)
+        self._is_prepared = True
+        if in_greenlet():
+            await_(self._prepare(tags))
+            return
+        for participant in self.owner.participants:
+            _blocking(participant).prepare_blocking(self, tags)
+
+    async def _prepare(self, tags: frozenset[str]) -> None:
         for participant in self.owner.participants:
             await participant.prepare(self, tags)
 
     def end(self) -> None:
         """Settle the participants and run what waits for the commit."""
-        if not self._has_begun and not self._calls:
+        if self._connection is None and not self._calls:
             return
         self.outcome = self.outcome or self._outcome_of_failure()
         self._tell()
         if in_greenlet():
             await_(self._settle(self.outcome))
         else:
-            self._settle_blocking()
+            self._settle_blocking(self.outcome)
 
     def _outcome_of_failure(self) -> Outcome:
+        if self._has_committed_before:
+            return Outcome.UNKNOWN
         if self.commit_began is None or (self.commit_error is not None and is_certain(self.commit_error)):
             return Outcome.ROLLED_BACK
         return Outcome.UNKNOWN
@@ -174,7 +198,12 @@ class DatabaseTransaction(Transaction):
             except Exception:
                 _logger.exception("A call after the commit failed; the commit stands.")
 
-    def _settle_blocking(self) -> None:
+    def _settle_blocking(self, outcome: Outcome) -> None:
+        for participant in self.owner.participants if self._is_prepared else ():
+            try:
+                _blocking(participant).settle_blocking(self, outcome)
+            except Exception:
+                _logger.exception("A participant failed to settle a %s transaction.", outcome.value)
         for call, args in self._take_calls():
             try:
                 _refuse_coroutine(call(*args))
@@ -184,6 +213,10 @@ class DatabaseTransaction(Transaction):
     def _take_calls(self) -> list[tuple[Callable[..., object], tuple[object, ...]]]:
         calls, self._calls = self._calls, []
         return [call[1:] for call in calls] if self.outcome is Outcome.COMMITTED else []
+
+
+def _blocking(participant: Participant) -> BlockingParticipant:
+    return cast("BlockingParticipant", participant)  # `sync_transaction` refuses any other
 
 
 def _refuse_coroutine(result: object) -> None:
@@ -208,7 +241,9 @@ def begin_tracking(session: Session, owner: Owner, carrier: AsyncSession | None)
 def watch_sessions(session_class: type[Session]) -> None:
     """Follow each outermost transaction of a session class from its begin to its end."""
     event.listen(session_class, "after_begin", _after_begin)
-    event.listen(session_class, "before_commit", _before_commit)
+    event.listen(session_class, "do_orm_execute", _before_orm_statement)
+    event.listen(session_class, "before_flush", _before_flush)
+    event.listen(session_class, "after_flush", _after_flush)
     event.listen(session_class, "after_commit", _after_commit)
     event.listen(session_class, "after_soft_rollback", _after_soft_rollback)
     event.listen(session_class, "after_transaction_end", _after_transaction_end)
@@ -222,9 +257,17 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
     _current(session).begin(connection)
 
 
-def _before_commit(session: Session) -> None:
-    if not session.in_nested_transaction():  # also fires when a savepoint is released
-        _current(session).prepare()
+def _before_orm_statement(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        _current(state.session).written.add_orm_statement(state.statement)
+
+
+def _before_flush(session: Session, flush: UOWTransaction, instances: object) -> None:
+    _current(session).written.end_rows()
+
+
+def _after_flush(session: Session, flush: UOWTransaction) -> None:
+    _current(session).written.add_rows(flush)
 
 
 def _after_commit(session: Session) -> None:
@@ -252,7 +295,7 @@ def watch_engine(engine: Engine) -> None:
     event.listen(engine, "before_cursor_execute", _before_statement)
     event.listen(engine, "after_cursor_execute", _after_statement)
     event.listen(engine, "handle_error", _notice_error)
-    event.listen(engine, "begin", _forget_failure)
+    event.listen(engine, "begin", _begin)
     event.listen(engine, "rollback_savepoint", _forget_failure)
     event.listen(engine, "commit", _before_commit_statement)
     event.listen(engine, "checkin", _release)
@@ -268,20 +311,9 @@ def _before_statement(
 ) -> None:
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
-        transaction.writes.update(_tables_written(statement, context))
+        transaction.written.add_statement(statement, context)
     if events.is_watched(events.QueryExecuted) or events.is_watched(events.QueryFailed):
         connection.info[_BEGAN] = perf_counter()
-
-
-def _tables_written(statement: str, context: ExecutionContext) -> tuple[str, ...]:
-    compiled = getattr(context, "compiled", None)
-    if isinstance(compiled, SQLCompiler):  # else it is DDL, or text for the driver
-        if compiled.isinsert or compiled.isupdate or compiled.isdelete:
-            table = compiled.statement.table  # type: ignore[union-attr]  # those three have one
-            return () if UNCOUNTED in getattr(table, "info", ()) else (table.name,)
-        if not compiled.isplaintext:
-            return ()
-    return ("*",) if statement.lstrip().upper().startswith(_WRITING_WORDS) else ()
 
 
 def _after_statement(connection: Connection, cursor: DBAPICursor, statement: str, *_: object) -> None:
@@ -328,24 +360,48 @@ def _end_failed_commit(connection: Connection, error: BaseException) -> None:
         connection.connection.rollback()
 
 
+def _begin(connection: Connection) -> None:
+    _forget_failure(connection)
+    transaction = connection.info.get(_TRANSACTION)
+    if transaction is not None:
+        transaction.begin_again()
+
+
 def _forget_failure(connection: Connection, *_: object) -> None:
     connection.info.pop(_FAILED, None)
     connection.info.pop(_COMMITTING, None)
 
 
 def _before_commit_statement(connection: Connection) -> None:
+    transaction = connection.info.get(_TRANSACTION)
+    try:
+        _refuse_after_failure(connection)
+        if transaction is not None:
+            transaction.prepare(connection)
+    except BaseException:
+        _roll_back(connection)
+        raise
+    connection.info[_COMMITTING] = True
+    if transaction is not None:
+        transaction.commit_began = perf_counter()
+
+
+def _refuse_after_failure(connection: Connection) -> None:
     if connection.info.pop(_FAILED, False):
-        # Roll back first: an exception out of this event would hand the open transaction back to the pool,
-        # and the next user's COMMIT would commit it.
-        connection.connection.rollback()
         raise TransactionAbortedError(
             "A statement failed in this transaction and its error was swallowed, so there is nothing to "
             "commit: put what may fail into `async with session.begin_nested():`."
         )
-    connection.info[_COMMITTING] = True
-    transaction = connection.info.get(_TRANSACTION)
-    if transaction is not None:
-        transaction.commit_began = perf_counter()
+
+
+def _roll_back(connection: Connection) -> None:
+    # SQLAlchemy takes the transaction for ended once its commit has raised, and hands the connection back
+    # without a reset: the next user would find itself inside of it, and commit it.
+    try:
+        connection.connection.rollback()
+    except BaseException:
+        connection.connection.invalidate()
+        raise
 
 
 def _release(connection: object, entry: Any) -> None:

@@ -6,19 +6,21 @@ import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import Engine, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
-from backstay.db._pool import PoolUse, pool_use
+from backstay.db._pool import NoSpareConnectionError, PoolUse, pool_use, without_waiting
+from backstay.db._reading import ReadingTransaction
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
 from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
 from backstay.db.version import count_bulk_updates
+from backstay.errors import UsageError
 from backstay.settings import DatabaseSettings
-from backstay.transaction import Participant
+from backstay.transaction import BlockingParticipant, Participant, Transaction, attach
 
 __all__ = ["Database", "IsolationLevel"]
 
@@ -90,12 +92,14 @@ class Database:
 
     def reading_session(self) -> ReadingSession:
         """Return a session that only reads and that the caller closes; most code wants `reading()`."""
-        return ReadingSession(
+        session = ReadingSession(
             self.read_engine,
             sync_session_class=self._read_session_class,
             expire_on_commit=False,
             close_resets_only=False,
         )
+        attach(session, ReadingTransaction(session, self))
+        return session
 
     @asynccontextmanager
     async def transaction(self, *, isolation: IsolationLevel | None = None) -> AsyncIterator[AsyncSession]:
@@ -128,15 +132,31 @@ class Database:
     @asynccontextmanager
     async def spare_reader(self) -> AsyncIterator[AsyncSession | None]:
         """Open a reading session that is connected already; None when no connection is free at once."""
-        pool: Any = self.read_engine.sync_engine.pool
-        if pool.checkedout() >= self.settings.pool_size + self.settings.pool_overflow:
-            yield None
-            return
-        # No await lies between the look and the checkout: `get_bind().connect` takes its place in the pool
-        # before it waits for anything.
         async with self.reading() as session:
-            await AsyncSession.connection(session)
+            try:
+                with without_waiting():
+                    await session.connection()
+            except NoSpareConnectionError:
+                yield None
+                return
             yield session
+
+    def reading_session_on(self, connection: AsyncConnection, transaction: Transaction) -> ReadingSession:
+        """Return a session with an empty identity map that only reads, on a connection that is held already.
+
+        Args:
+            connection: It stays as it is when the session is closed.
+            transaction: Whose connection it is; `of(session)` finds it.
+        """
+        session = ReadingSession(
+            connection,
+            sync_session_class=self._read_session_class,
+            expire_on_commit=False,
+            close_resets_only=False,
+            join_transaction_mode="rollback_only",
+        )
+        attach(session, transaction)
+        return session
 
     @contextmanager
     def sync_transaction(self) -> Iterator[Session]:
@@ -144,7 +164,14 @@ class Database:
 
         Raises:
             ConfigurationError: PostgreSQL without the extra `sync`.
+            UsageError: What takes part in this database's commits cannot do so from blocking code.
         """
+        for participant in self.participants:
+            if not isinstance(participant, BlockingParticipant):
+                raise UsageError(
+                    f"{type(participant).__name__} takes part in this database's commits and has no "
+                    "prepare_blocking and settle_blocking: use `transaction()`."
+                )
         session = self._session_class(self.sync_engine, expire_on_commit=False, close_resets_only=False)
         begin_tracking(session, self, None)
         try:

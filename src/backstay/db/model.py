@@ -30,6 +30,7 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
+from backstay.db.sources import ModelSource, source_of_model
 from backstay.db.types import JSON, Enum, Float, Integer, JSONValue, Numeric, String, UTCDateTime, Uuid
 from backstay.errors import ConfigurationError, UsageError
 
@@ -84,6 +85,11 @@ class Model(DeclarativeBase):
         if isinstance(table, sa.Table):
             _check_enums(table)
             _refuse_bare_decimals(table)
+
+    @classmethod
+    def __backstay_source__(cls) -> ModelSource:
+        """Return what `reads=[User]` stands for."""
+        return source_of_model(cls)
 
     def __repr__(self) -> str:
         state = sa.inspect(self)

@@ -18,7 +18,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backstay.db._errors import LOCK_NOT_AVAILABLE, sqlstate_of
-from backstay.db._transaction import UNCOUNTED
 from backstay.db.database import Database
 from backstay.db.model import NAMING_CONVENTION
 from backstay.db.types import JSON, Integer, String, UTCDateTime
@@ -51,7 +50,6 @@ idempotency_table: Final = sa.Table(
     sa.Column("headers", JSON()),
     sa.Column("body", sa.LargeBinary()),
     sa.Column("created_at", UTCDateTime(), nullable=False, index=True),
-    info={UNCOUNTED: True},
 )
 """One row for each idempotency key in use; without a status, its answer is not stored yet."""
 
