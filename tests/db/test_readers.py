@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backstay.db import Database
-from backstay.errors import ReadOnlySessionError
+from backstay.errors import ReadOnlySessionError, UsageError
 from backstay.settings import Settings
-from backstay.transaction import Carrier, after_commit, of
+from backstay.transaction import Carrier, Transaction, after_commit, of
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
@@ -127,6 +127,17 @@ class TestBeside:
             await session.rollback()
         async with database.reading() as session:
             assert await count(session) == 0
+
+
+async def test_a_blocking_session_has_none_beside_it(database: Database) -> None:
+    def work() -> Transaction:
+        with database.sync_transaction() as session:
+            return of(session)
+
+    transaction = await asyncio.to_thread(work)
+    with pytest.raises(UsageError, match="blocking session"):
+        async with transaction.beside():
+            pass
 
 
 async def test_a_reading_session_has_no_commit_to_wait_for(database: Database) -> None:

@@ -55,6 +55,20 @@ class Renamed(Base):
     __mapper_args__ = {"primary_key": ["code"]}  # noqa: RUF012
 
 
+left = sa.Table("lefts", Base.metadata, sa.Column("id", sa.Integer, primary_key=True))
+right = sa.Table(
+    "rights",
+    Base.metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("left_id", ForeignKey("lefts.id")),
+)
+
+
+class Pair(Base):
+    __table__ = sa.join(left, right)
+    __mapper_args__ = {"primary_key": [left.c.id], "exclude_properties": {right.c.number}}  # noqa: RUF012
+
+
 ONE = UUID(int=1)
 
 
@@ -137,6 +151,7 @@ class TestRefusals:
             (lambda: row(Customer, 7), "takes names of parameters", 'row(Customer, "customer_id")'),  # type: ignore[arg-type]
             (lambda: row(Tariff, "amount"), "Tariff.amount is a Float", "reads=[Tariff]"),
             (lambda: row(Renamed, "code"), "not found by the primary key", "reads=[Renamed]"),
+            (lambda: row(Pair, "pair_id"), "not found by the primary key", "reads=[Pair]"),
             (lambda: row(dict, "id"), "dict has no table", "class User(Model)"),
             (lambda: source_of(Base), "Base has no table", "class User(Model)"),
             (lambda: source_of("users"), "not 'users'", "reads=[User]"),  # type: ignore[arg-type]

@@ -279,6 +279,13 @@ async def upsert(session: AsyncSession) -> None:
     await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"name": "Cid"}))
 
 
+async def upsert_that_may_change_a_key(session: AsyncSession) -> None:
+    kind = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = kind.insert(Genre).values(name="new", colour="")
+    change = statement.on_conflict_do_update(index_elements=["name"], set_={"name": "newer"})
+    await session.execute(change)
+
+
 async def replaced_in_another_way(session: AsyncSession) -> None:
     """SQLite deletes the row that is in the way, and what hangs on it."""
     if session.get_bind().dialect.name == "postgresql":
@@ -424,6 +431,7 @@ SHAPES: dict[Shape, set[str]] = {
     many_rows_saved: NOVELISTS,
     many_rows_saved_before_a_flush: NOVELISTS | {"novelists:5"},
     upsert: NOVELISTS,
+    upsert_that_may_change_a_key: GENRES | {"genres:*"},
     replaced_in_another_way: {"novels", "novels:*"} | NOVEL_CHILDREN,
     keys_that_others_follow: GENRES | {"genres:*"},
     columns_that_others_do_not_follow: {"genres", "genres:*"},
