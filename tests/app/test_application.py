@@ -174,7 +174,9 @@ class TestCrossOrigin:
         other = await ask(app, "GET", path, headers={"Origin": "https://evil.example"})
 
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
-        assert answer.headers["access-control-expose-headers"] == "X-Request-ID, ETag"
+        assert answer.headers["access-control-expose-headers"] == (
+            "X-Request-ID, ETag, RateLimit, RateLimit-Policy, Retry-After"
+        )
         assert "access-control-allow-origin" not in other.headers
 
 
