@@ -592,7 +592,7 @@ class TestTelling:
         with events.subscribed(heard.append, events.TransactionCommitted):
             await client.post("/orders", json={"item": "tea"}, headers=KEY)
 
-        assert heard == [events.TransactionCommitted(writes=frozenset({"orders"}))]
+        assert heard == [events.TransactionCommitted(writes=frozenset({"orders", "orders:1"}))]
 
     async def test_pages_of_other_origins_may_see_that_an_answer_came_again(
         self, client: AsyncClient

@@ -7,7 +7,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from backstay.db import PoolUse
-from backstay.events import ConnectionAwaited, IdempotencyKeyMet, QueryFailed, TransactionRolledBack
+from backstay.events import (
+    ConnectionAwaited,
+    IdempotencyKeyMet,
+    QueryFailed,
+    RequestLimited,
+    TransactionRolledBack,
+)
 from backstay.telemetry.metrics import Metrics, ServiceState
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
@@ -16,6 +22,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
 def make_metrics() -> Metrics:
     metrics = Metrics(version="1.2.3")
     metrics.count_request("GET", "/things", status=200, seconds=0.003)
+    metrics.hear(RequestLimited(limit="login:{ip}"))
     metrics.show(
         ServiceState(
             requests_in_flight=2,
