@@ -194,3 +194,13 @@ async def test_only_a_service_with_marked_routes_sweeps(settings: Settings, data
             swept.append([task.get_name() for task in asyncio.all_tasks()].count("backstay.keys"))
 
     assert swept == [0, 1]
+
+
+def test_the_route_of_the_guide_takes_a_key() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/idempotency.md").read_text()
+    source = guide.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(source, names)  # noqa: S102  our own text
+    app = create_app(Settings(environment="test"), routers=[names["router"]])
+
+    assert installation_of(app).idempotent_routes == [("POST", "/orders")]
