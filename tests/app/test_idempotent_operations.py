@@ -11,9 +11,11 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, inspect
 
 from backstay import SessionDep, create_app, idempotent, repeatable
+from backstay.app import installation as installation_module
 from backstay.app.installation import Installation
 from backstay.db import Database
 from backstay.db.migrations import Migrations
+from backstay.db.records import KeyRecords
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings, Settings
 
@@ -194,3 +196,40 @@ async def test_only_a_service_with_marked_routes_sweeps(settings: Settings, data
             swept.append([task.get_name() for task in asyncio.all_tasks()].count("backstay.keys"))
 
     assert swept == [0, 1]
+
+
+def test_the_route_of_the_guide_takes_a_key() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/idempotency.md").read_text()
+    source = guide.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(source, names)  # noqa: S102  our own text
+    app = create_app(Settings(environment="test"), routers=[names["router"]])
+
+    assert installation_of(app).idempotent_routes == [("POST", "/orders")]
+
+
+async def test_the_sweeper_goes_on_after_an_error_and_while_batches_are_full(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(settings)
+    await installation_of(app).migrations.revision(database.engine, message="add keys")
+    await installation_of(app).migrations.upgrade(database.engine)
+    outcomes: list[Exception | bool] = [OSError("the database is away"), True, False]
+    is_done = asyncio.Event()
+
+    async def sweep(records: KeyRecords) -> bool:
+        outcome = outcomes.pop(0)
+        if not outcomes:
+            is_done.set()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(KeyRecords, "sweep", sweep)
+    monkeypatch.setattr(installation_module, "_EXPIRE_SECONDS", 0.001)
+    monkeypatch.setattr(installation_module, "_NEXT_BATCH_SECONDS", 0.001)
+    async with app.router.lifespan_context(app):
+        await asyncio.wait_for(is_done.wait(), timeout=30)
+        monkeypatch.setattr(installation_module, "_EXPIRE_SECONDS", 60.0)
+
+    assert caplog.text.count("Old idempotency keys could not be deleted.") == 1

@@ -51,6 +51,30 @@ def test_a_revision_is_written_run_and_taken_back(
 
 
 @on_both_databases
+def test_a_route_that_takes_a_key_brings_the_librarys_table(
+    project: Any, backstay_process: Any, monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setenv("TINY_DATABASE__URL", database_url)
+    marked = 'router.post("/things", dependencies=[idempotent()])(list_things)'
+    source = project.main.read_text().replace("create_app\n", "create_app, idempotent\n")
+    project.main.write_text(source.replace("app = create_app", f"{marked}\napp = create_app"))
+
+    missing = backstay_process("db", "check")
+    written = backstay_process("db", "revision", "-m", "add keys")
+    backstay_process("db", "upgrade")
+    agreeing = backstay_process("db", "check")
+
+    assert (missing.code, missing.out.splitlines()[0]) == (
+        1,
+        "table backstay_idempotency: not in the database",
+    )
+    text = Path(written.out.removesuffix("\n")).read_text()
+    assert '"backstay_idempotency"' in text
+    assert "info" not in text
+    assert (agreeing.code, agreeing.out) == (0, "")
+
+
+@on_both_databases
 def test_where_the_database_is_and_what_it_lacks(migrated_project: Any, backstay: Any) -> None:
     before = backstay("db", "current")
     first = backstay("db", "upgrade", "+1")

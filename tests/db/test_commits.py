@@ -204,6 +204,20 @@ class TestWhenTheyAreAsked:
             event.listen(session.sync_session, "before_commit", write_late)
         assert recorder.told == [WRITTEN, Outcome.COMMITTED]
 
+    async def test_an_error_afterwards_is_only_logged(
+        self, database: Database, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Broken(Recorder):
+            async def settle(self, transaction: Transaction, outcome: Outcome) -> None:
+                raise RuntimeError
+
+        last = Recorder()
+        database.participants = (Broken(), last)
+        async with database.transaction() as session:
+            await session.execute(insert(counters).values(id=1))
+        assert last.told == [WRITTEN, Outcome.COMMITTED]
+        assert "failed to settle a committed transaction" in caplog.text
+
 
 class TestCommitsOfTheConnection:
     """SQLAlchemy's session does not hear of them, and refuses to commit itself afterwards."""
@@ -233,6 +247,18 @@ class TestCommitsOfTheConnection:
         await session.close()
         assert recorder.told == [WRITTEN, Outcome.UNKNOWN]
         assert await ids(database) == [1]
+
+    async def test_a_rollback_alone_is_no_commit(self, database: Database) -> None:
+        recorder = Recorder()
+        database.participants = (recorder,)
+        session = database.session()
+        connection = await session.connection()
+        await connection.execute(insert(counters).values(id=1))
+        await connection.rollback()
+        await connection.execute(insert(counters).values(id=2))
+        await session.close()
+        assert recorder.told == []
+        assert await ids(database) == []
 
 
 @pytest.mark.databases("postgresql")

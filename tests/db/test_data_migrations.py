@@ -638,7 +638,7 @@ class TestProgress:
         async with database.engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")
             await connection.execute(sa.text("VACUUM ANALYZE counters"))
-        monkeypatch.setattr(_watching, "_COUNT_MILLISECONDS", 1)
+        monkeypatch.setattr(_watching, "_COUNT_MILLISECONDS", 5)
         write()
 
         rehearsal = await migrations(directory).rehearse(database, "add_one")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from backstay.db import Database
-from backstay.errors import ReadOnlySessionError
+from backstay.errors import ReadOnlySessionError, UsageError
 from backstay.settings import Settings
-from backstay.transaction import Carrier, after_commit, of
+from backstay.transaction import Carrier, Transaction, after_commit, of
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
 
@@ -43,6 +45,21 @@ async def count(carrier: Carrier | None) -> int:
 
 
 class TestReaders:
+    async def test_without_us_those_who_look_first_all_see_room_and_wait(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The fault that the next test is about; where each holds a connection too, they wait for ever."""
+        pool: Any = database.read_engine.sync_engine.pool
+        monkeypatch.setattr(pool, "_timeout", 0.05)
+
+        async def look_and_take(stack: AsyncExitStack) -> None:
+            if pool.checkedout() < 3:
+                await (await stack.enter_async_context(database.reading())).connection()
+
+        async with AsyncExitStack() as stack:
+            taken = await asyncio.gather(*(look_and_take(stack) for _ in range(8)), return_exceptions=True)
+        assert [type(error) for error in taken if error is not None] == [PoolTimeoutError] * 5
+
     async def test_more_who_ask_at_once_than_connections_are_told_so_and_nobody_waits(
         self, database: Database
     ) -> None:
@@ -127,6 +144,17 @@ class TestBeside:
             await session.rollback()
         async with database.reading() as session:
             assert await count(session) == 0
+
+
+async def test_a_blocking_session_has_none_beside_it(database: Database) -> None:
+    def work() -> Transaction:
+        with database.sync_transaction() as session:
+            return of(session)
+
+    transaction = await asyncio.to_thread(work)
+    with pytest.raises(UsageError, match="blocking session"):
+        async with transaction.beside():
+            pass
 
 
 async def test_a_reading_session_has_no_commit_to_wait_for(database: Database) -> None:

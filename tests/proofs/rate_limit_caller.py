@@ -4,7 +4,7 @@
 
 KIND is `redis` (our limit, in this process), `http` (our limit, in a server at ADDRESS) or `fixed` (a naive
 counter that begins anew with each span). It writes `ready`, waits for a line with the time to begin, and
-writes a list of pairs: when an admitted hit was sent, and when its answer was there.
+writes how many hits it sent, and pairs: when an admitted one was sent, and when its answer was there.
 """
 
 import asyncio
@@ -75,13 +75,16 @@ async def hit_fixed_window(stack: AsyncExitStack) -> Hit:
     return hit
 
 
-async def call(hit: Hit, began: float, admitted: list[tuple[float, float]]) -> None:
+async def call(hit: Hit, began: float, admitted: list[tuple[float, float]]) -> int:
+    count = 0
     for burst in range(bursts):
         starts = began + burst * CYCLE * per_seconds
         await asyncio.sleep(max(0.0, starts - read_clock()))
         while (sent := read_clock()) < starts + BUSY * per_seconds:
+            count += 1
             if await hit():
                 admitted.append((sent, read_clock()))
+    return count
 
 
 async def main() -> None:
@@ -92,8 +95,8 @@ async def main() -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         began = read_clock() + float(sys.stdin.readline())
-        await asyncio.gather(*(call(hit, began, admitted) for _ in range(TASKS)))
-    sys.stdout.write(json.dumps(admitted))
+        counts = await asyncio.gather(*(call(hit, began, admitted) for _ in range(TASKS)))
+    sys.stdout.write(json.dumps({"sent": sum(counts), "admitted": admitted}))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from backstay.events import (
     ConnectionAwaited,
     IdempotencyKeyMet,
     QueryFailed,
+    RequestLimited,
     TransactionRolledBack,
 )
 from backstay.telemetry.metrics import Metrics, ServiceState
@@ -42,6 +43,7 @@ def make_metrics() -> Metrics:
     metrics.count_request("GET", "/things", status=200, seconds=0.003)
     for event in CACHE_EVENTS:
         metrics.hear(event)
+    metrics.hear(RequestLimited(limit="login:{ip}"))
     metrics.show(
         ServiceState(
             requests_in_flight=2,

@@ -112,6 +112,42 @@ def test_a_beginning_that_cannot_be_taken_back_is_left_alone(boats: Project) -> 
     boats.test(TEST.format(arguments="down_to='one'")).assert_outcomes(passed=2)
 
 
+MARKED = """
+from backstay import Settings, create_app, idempotent
+import models
+app = create_app(Settings(name="boats"))
+
+@app.post("/boats", dependencies=[idempotent()])
+async def build() -> None: ...
+"""
+
+
+def test_the_librarys_table_belongs_to_what_is_compared(boats: Project) -> None:
+    boats.write(main=MARKED)
+    write_migration(boats, "one", None, CREATE.format(check=CHECK), DROP)
+
+    result = boats.test(TEST.format(arguments=""))
+
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["  table backstay_idempotency: not in the database"])
+
+
+def test_without_migrations_the_librarys_table_is_made_beside_those_of_the_models(boats: Project) -> None:
+    boats.write(main=MARKED)
+    test = """
+    import pytest
+    from sqlalchemy import inspect
+
+    @pytest.mark.databases("sqlite", "postgresql")
+    async def test_tables(database):
+        async with database.engine.connect() as connection:
+            names = await connection.run_sync(lambda bound: inspect(bound).get_table_names())
+        assert set(names) == {"backstay_idempotency", "boats"}
+    """
+
+    boats.test(test).assert_outcomes(passed=2)
+
+
 def test_a_project_without_migrations_is_told_so(boats: Project) -> None:
     result = boats.test(TEST.format(arguments=""), "--database", "sqlite")
 

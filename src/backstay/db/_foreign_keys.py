@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
+from sqlalchemy.exc import NoReferenceError
 
 from backstay.db.model import Model
 from backstay.transaction import EVERYTHING, table_tag
@@ -48,7 +49,7 @@ def _is_known(name: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Link:
     child: str
-    parent_column: str
+    parent_column: str | None
     deletes: bool
     updates_on_delete: bool
     updates_on_update: bool
@@ -65,10 +66,14 @@ class _Links:
                 self._add(table_tag(table.name), key)
 
     def _add(self, child: str, key: sa.ForeignKey) -> None:
-        *_, parent, column = key.target_fullname.split(".")
+        *_, parent, _ = key.target_fullname.split(".")
         on_delete, on_update = (str(action or "").upper() for action in (key.ondelete, key.onupdate))
         link = _Link(
-            child, column, on_delete == "CASCADE", on_delete.startswith("SET "), on_update in _ACTIONS
+            child=child,
+            parent_column=_name_of_target(key),
+            deletes=on_delete == "CASCADE",
+            updates_on_delete=on_delete.startswith("SET "),
+            updates_on_update=on_update in _ACTIONS,
         )
         self._by_parent[table_tag(parent)].append(link)
 
@@ -91,8 +96,15 @@ class _Links:
                 yield link.child, False
 
 
-def _may_set(update: str | None, column: str) -> bool:
-    if update is None or "INSERT" in update:
+def _name_of_target(key: sa.ForeignKey) -> str | None:
+    try:
+        return key.column.name
+    except NoReferenceError:  # a table that is declared elsewhere, or not yet
+        return None
+
+
+def _may_set(update: str | None, column: str | None) -> bool:
+    if update is None or column is None or "INSERT" in update:
         return True
     assignments = update.rpartition(" WHERE ")[0] or update
     return re.search(rf"\b{re.escape(column)}\b", assignments) is not None
