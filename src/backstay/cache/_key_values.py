@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -96,6 +97,9 @@ def _encode_other(value: object) -> str:
     name = type(value).__qualname__
     if isinstance(value, Enum):
         return f"{_escape(name)}'{as_key_part(value.value)}'"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [as_key_part(getattr(value, one.name)) for one in dataclasses.fields(value)]
+        return f"{_escape(name)}({','.join(fields)})"
     if isinstance(value, BaseModel):
         return f"{_escape(name)}'{_escape(value.model_dump_json())}'"
     for kind in (UUID, datetime, *_ENCODERS):  # subclasses, such as a driver's own UUID
