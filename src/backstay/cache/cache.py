@@ -62,6 +62,7 @@ class Cache:
         self.commits = Commits(store, is_strict=is_strict, background=background, on_failure=_report)
         self._background = background
         self._audit_rate = audit_rate
+        self._refreshing: set[str] = set()
         self._fetcher = Fetcher(store, on_failure=lambda: _report("fill"))
 
     @property
@@ -147,8 +148,12 @@ class Cache:
 
     def refresh(self, request: Request) -> None:
         """Load a value anew in the background, unless somebody else does."""
-        if self._background is not None and self._background.is_open:
-            self._background.start(self._fetcher.refresh(request), name="backstay.cache.refresh")
+        key = request.address.key
+        if self._background is None or not self._background.is_open or key in self._refreshing:
+            return
+        self._refreshing.add(key)
+        task = self._background.start(self._fetcher.refresh(request), name="backstay.cache.refresh")
+        task.add_done_callback(lambda _: self._refreshing.discard(key))
 
     async def _audit(self, request: Request, label: Label, payload: bytes) -> None:
         """Compare a hit with the database; it is wrong only if the entry is still valid afterwards."""
