@@ -155,6 +155,16 @@ class TestFaults:
             await store.close()
 
 
+async def test_a_server_that_may_evict_intents_is_complained_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path, "--maxmemory-policy", "allkeys-lru") as careless:
+        store = RedisStore(careless.url, prefix="shop", timeout=PATIENT)
+        await asyncio.gather(take(store), take(store), take(store))
+        await store.close()
+    assert caplog.text.count("Redis may evict anything (maxmemory-policy allkeys-lru)") == 1
+
+
 class TestForeignKeys:
     @pytest.mark.parametrize("name", ["entry:a", "tag:rows:1", "lease:a", "tag:*", "run"])
     async def test_a_key_of_another_type_counts_as_missing(

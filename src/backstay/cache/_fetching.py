@@ -14,6 +14,7 @@ from backstay.cache._flights import may_use
 from backstay.cache._payloads import CorruptPayloadError
 from backstay.cache._protocol import Address, Fill, Load, Loaded, Pause, Step, fill
 from backstay.cache._store import Hit, Miss, Store, StoreError
+from backstay.deadline import seconds_left
 from backstay.errors import DeadlineExceededError
 from backstay.transaction import Carrier, Transaction
 
@@ -70,6 +71,14 @@ class _Flight:
         self.has_landed: Final = asyncio.Event()
 
 
+async def _wait_for(flight: _Flight) -> None:
+    try:
+        async with asyncio.timeout(seconds_left()):
+            await flight.has_landed.wait()
+    except TimeoutError as error:
+        raise DeadlineExceededError from error
+
+
 class Fetcher:
     """Loads values, each once for all who want it at the same time.
 
@@ -93,7 +102,7 @@ class Fetcher:
         while (flight := self._flights.get(request.address.key)) is not None:
             if _is_inside.get() or (request.holds_connection and not flight.is_seated):
                 return await self._fly(request, _Flight(self._next()))  # beside it
-            await flight.has_landed.wait()
+            await _wait_for(flight)
             if may_use(arrived=arrived, began=flight.began, proved=flight.proved):
                 if flight.error is not None and not isinstance(flight.error, DeadlineExceededError):
                     raise flight.error

@@ -71,9 +71,12 @@ class RedisStore:
             url, limit=connections, timeout_seconds=timeout.total_seconds(), greet=self._greet
         )
         self.breaker = breaker or Breaker()
+        self._has_warned = False
 
     async def _greet(self, connection: AbstractConnection) -> None:
-        run = await _find_run(connection)
+        facts = _read_facts(await ask(connection, "INFO", "server", "memory"))
+        run = _run_in(facts)
+        self._warn_about_eviction(facts.get("maxmemory_policy", ""))
         command = _eval_text(
             _scripts.HELLO, (self._run, self._everything), (run, token_hex(8), self._quarantine_ms)
         )
@@ -87,10 +90,18 @@ class RedisStore:
                 self._quarantine_ms / 1000,
             )
 
+    def _warn_about_eviction(self, policy: str) -> None:
+        if policy.startswith("allkeys") and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "Redis may evict anything (maxmemory-policy %s), announced commits too: set volatile-lru or "
+                "noeviction.",
+                policy,
+            )
+
     async def seed(self) -> None:
         """Begin without a quarantine: for tests, whose prefix nobody else has used."""
-        connection_run = await self._call("INFO", "server")
-        run = _run_in(connection_run)
+        run = _run_in(_read_facts(await self._call("INFO", "server")))
         await self._call("MSET", self._run, run, self._everything, token_hex(8))
 
     async def read(self, key: str, tags: Sequence[str]) -> bytes | None:
@@ -226,16 +237,15 @@ def _eval_text(
     return ("EVAL", script.text, len(keys), *keys, *arguments)
 
 
-async def _find_run(connection: AbstractConnection) -> str:
-    return _run_in(await ask(connection, "INFO", "server"))
+def _read_facts(reply: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in reply.decode().splitlines())
+    return {name: value for name, _, value in pairs}
 
 
-def _run_in(reply: bytes) -> str:
-    for line in reply.decode().splitlines():
-        name, _, value = line.partition(":")
-        if name == "run_id":
-            return value
-    raise StoreError("This server does not say which run it is in: INFO has no run_id.")
+def _run_in(facts: dict[str, str]) -> str:
+    if "run_id" not in facts:
+        raise StoreError("This server does not say which run it is in: INFO has no run_id.")
+    return facts["run_id"]
 
 
 def _shorten(name: str) -> str:
