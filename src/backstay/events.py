@@ -150,7 +150,6 @@ class CacheMissed(CacheEvent):
 
     is_stored: bool
     """Whether it was stored; not when something changed meanwhile."""
-    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
