@@ -1,4 +1,4 @@
-"""`Cache` and its parts: corrupted values, the auditor, failing stores, threads, and mutants of the wiring."""
+"""`Cache` and its parts: corrupted values, the auditor, failing stores, threads, mutants of the wiring."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

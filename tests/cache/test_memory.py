@@ -118,6 +118,16 @@ def test_clearing_forgets_values_and_keeps_intents(state: MemoryState) -> None:
     assert read(state, "a") is None
 
 
+async def test_an_announcement_lasts_as_long_as_its_commit() -> None:
+    store = MemoryStore(max_bytes=100_000)
+    clock = Clock()
+    store.state._clock = clock
+    await store.intend(("a",), transaction="t", lifetime_ms=15_000)
+    clock.now += 3000
+    lease = await store.lease("a", (EVERYTHING, "a"), token="u", lifetime_ms=HOUR_MS)
+    assert lease == Bypass("intent")
+
+
 async def test_the_store_is_ready_at_once() -> None:
     store = MemoryStore(max_bytes=100_000)
     lease = await store.lease("a", (EVERYTHING, "a"), token="t", lifetime_ms=HOUR_MS)

@@ -24,6 +24,7 @@ __all__ = ["MemoryState", "MemoryStore"]
 
 _ENTRY_BYTES: Final = 400  # what an entry costs beside its key and payload; measured, rounded up
 _TAG_BYTES: Final = 200
+_LASTING_MS: Final = 3_600_000
 _MANY_LEASES: Final = 4096
 _TAG_SHARE: Final = 4  # tags may take one part in four
 
@@ -276,8 +277,11 @@ class MemoryStore:
         self.state.release(key, token=token)
 
     async def intend(self, tags: Sequence[str], *, transaction: str, lifetime_ms: int) -> None:
-        """Hold back hits and fills of these tags."""
-        self.state.intend(tags, transaction=transaction, lifetime_ms=lifetime_ms)
+        """Hold back hits and fills of these tags.
+
+        Who announces lives as long as this store, so an announcement may last: no commit can outlive it.
+        """
+        self.state.intend(tags, transaction=transaction, lifetime_ms=max(lifetime_ms, _LASTING_MS))
 
     async def confirm(self, tags: Sequence[str], *, transaction: str, token: str) -> int:
         """Give the tags new generations; return of how many the intent was still there."""

@@ -66,9 +66,9 @@ class Cache:
         self._fetcher = Fetcher(store, on_failure=lambda: _report("fill"))
 
     @property
-    def commit_bound(self) -> timedelta:
-        """How long a commit may take once it is announced."""
-        return INTENT_LIFETIME / 3
+    def commit_bound(self) -> timedelta | None:
+        """How long a commit may take once it is announced; in memory the announcement lasts as long as it."""
+        return None if isinstance(self.store, MemoryStore) else INTENT_LIFETIME / 3
 
     @property
     def outbox(self) -> Outbox | None:
