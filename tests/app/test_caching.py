@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import MetaData, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backstay import ReadSessionDep, SessionDep, cached, create_app, current_runtime, forget, invalidates
@@ -24,7 +24,12 @@ from backstay.testing import Events
 from backstay.testing._redis_server import RedisServer
 
 
-class Note(Model):
+class Base(Model):
+    __abstract__ = True
+    metadata = MetaData()  # no test that looks at all models is to find it
+
+
+class Note(Base):
     __tablename__ = "caching_notes"
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(String(40))
@@ -33,6 +38,11 @@ class Note(Model):
 @cached("note:{note_id}", ttl="1h", reads=[row(Note, "note_id")])
 async def get_note(session: AsyncSession, note_id: int) -> str | None:
     return await session.scalar(select(Note.text).where(Note.id == note_id))
+
+
+@pytest.fixture(scope="module")
+def metadata() -> MetaData:
+    return Base.metadata
 
 
 @pytest.fixture

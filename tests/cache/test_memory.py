@@ -118,6 +118,18 @@ def test_clearing_forgets_values_and_keeps_intents(state: MemoryState) -> None:
     assert read(state, "a") is None
 
 
+def test_a_confirmation_that_is_repeated_later_would_bring_old_values_back(state: MemoryState) -> None:
+    """Why a confirmation without an answer is not sent again: its intent ends by itself."""
+    state.confirm(("a",), transaction="one", token="first")
+    store(state, "a", payload=b"old")
+    state.intend(("a",), transaction="two", lifetime_ms=15_000)
+    state.confirm(("a",), transaction="two", token="second")
+    assert read(state, "a") is None
+
+    state.confirm(("a",), transaction="one", token="first")
+    assert read(state, "a") == b"old"
+
+
 async def test_an_announcement_lasts_as_long_as_its_commit() -> None:
     store = MemoryStore(max_bytes=100_000)
     clock = Clock()

@@ -128,6 +128,20 @@ class TestFaults:
         assert store.breaker.is_closed
         await store.close()
 
+    async def test_a_confirmation_is_not_sent_again_and_a_read_is(
+        self, own_redis: RedisServer, store: RedisStore
+    ) -> None:
+        await put(store)
+        own_redis.kill()
+        own_redis.start()
+        with pytest.raises(StoreError, match="connection to Redis was lost"):
+            await store.confirm(TAGS[1:], transaction="t", token=token_hex(4))
+
+        await store.confirm(TAGS[1:], transaction="t", token=token_hex(4))
+        own_redis.kill()
+        own_redis.start()
+        assert await store.read("a", TAGS) is None
+
     async def test_a_cancelled_call_leaves_no_reply_to_the_next_one(self, store: RedisStore) -> None:
         await put(store)
         for _ in range(200):

@@ -53,8 +53,13 @@ class Connections:
         self._opening: set[asyncio.Task[None]] = set()
         self._count = 0
 
-    async def call(self, *command: str | bytes | int) -> Reply:
+    async def call(self, *command: str | bytes | int, may_repeat: bool = False) -> Reply:
         """Send one command and return its reply.
+
+        Args:
+            command: Its words.
+            may_repeat: Whether to send it again when the server has closed the connection: it may have been
+                performed all the same.
 
         Raises:
             StoreError: No reply in time, or no connection.
@@ -62,11 +67,11 @@ class Connections:
         """
         try:
             async with patience(self._timeout_seconds):
-                return await self._call(command)
+                return await self._call(command, may_repeat=may_repeat)
         except TimeoutError as error:
             raise StoreError(f"Redis did not answer within {self._timeout_seconds:g} s.") from error
 
-    async def _call(self, command: tuple[str | bytes | int, ...]) -> Reply:
+    async def _call(self, command: tuple[str | bytes | int, ...], *, may_repeat: bool) -> Reply:
         connection = self._idle.pop() if self._idle else None
         if connection is not None:
             try:
@@ -74,6 +79,8 @@ class Connections:
             except StoreError:
                 # The server closed it while it was idle, as after a restart; so it did with the others.
                 await self._drop_idle()
+                if not may_repeat:
+                    raise
         return await self._ask(await self._wait_for_connection(), command)
 
     async def _ask(self, connection: AbstractConnection, command: tuple[str | bytes | int, ...]) -> Reply:

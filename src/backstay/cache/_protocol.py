@@ -196,8 +196,7 @@ def fill(address: Address, *, may_wait: bool = True) -> Generator[Step, Any, Loa
     Returns:
         What was loaded, or the entry that somebody else has stored meanwhile.
     """
-    token = token_hex(8)
-    lease = yield from _take_lease(TakeLease(address, token), may_wait=may_wait)
+    lease, token = yield from _take_lease(address, may_wait=may_wait)
     if isinstance(lease, Hit):
         return lease
     if not isinstance(lease, Miss):
@@ -206,17 +205,20 @@ def fill(address: Address, *, may_wait: bool = True) -> Generator[Step, Any, Loa
     return (yield from _load_and_fill(address, token, lease.vector))
 
 
-def _take_lease(step: TakeLease, *, may_wait: bool) -> Generator[Step, Any, Lease | None]:
+def _take_lease(address: Address, *, may_wait: bool) -> Generator[Step, Any, tuple[Lease | None, str]]:
+    """Ask until the answer is not that somebody else loads; each time with another token."""
+    token = token_hex(8)
     try:
-        lease: Lease = yield step
+        lease: Lease = yield TakeLease(address, token)
         for seconds in _PAUSES if may_wait else ():
             if lease is not BUSY:
                 break
             yield Pause(seconds)
-            lease = yield step
+            token = token_hex(8)
+            lease = yield TakeLease(address, token)
     except StoreError:
-        return None
-    return lease
+        return None, token
+    return lease, token
 
 
 def _load_and_fill(address: Address, token: str, vector: tuple[str, ...]) -> Generator[Step, Any, Loaded]:

@@ -106,7 +106,8 @@ class RedisStore:
 
     async def read(self, key: str, tags: Sequence[str]) -> bytes | None:
         """Return the payload of a valid entry."""
-        values: list[bytes | None] = await self._call("MGET", self._entry_key(key), *self._tag_keys(tags))
+        command = ("MGET", self._entry_key(key), *self._tag_keys(tags))
+        values: list[bytes | None] = await self._call(*command, may_repeat=True)
         entry = values.pop(0)
         if entry is None or None in values:
             return None
@@ -140,6 +141,7 @@ class RedisStore:
             _scripts.FILL,
             (self._entry_key(key), self._lease_key(key), *self._tag_keys(tags)),
             (token, lifetime_ms, "|".join(vector), payload),
+            may_repeat=True,
         )
         return bool(reply)
 
@@ -153,6 +155,7 @@ class RedisStore:
             _scripts.INTEND,
             (self._everything, *self._tag_keys(tags)),
             (transaction, lifetime_ms, _milliseconds(TAG_LIFETIME), self._quarantine_ms),
+            may_repeat=True,
         )
 
     async def confirm(self, tags: Sequence[str], *, transaction: str, token: str) -> int:
@@ -203,18 +206,26 @@ class RedisStore:
         return [start + tag if len(tag) <= _LONGEST_NAME else start + _shorten(tag) for tag in tags]
 
     async def _run_script(
-        self, script: _scripts.Script, keys: Sequence[str], arguments: Sequence[str | bytes | int]
+        self,
+        script: _scripts.Script,
+        keys: Sequence[str],
+        arguments: Sequence[str | bytes | int],
+        *,
+        may_repeat: bool = False,
     ) -> Reply:
+        # What gives tags new generations is not sent twice: the second time, maybe late, would bring a
+        # generation back that others have already left behind, and with it the values stored under it.
+        command = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
         try:
-            return await self._call("EVALSHA", script.digest, len(keys), *keys, *arguments)
+            return await self._call(*command, may_repeat=may_repeat)
         except NoScriptError:
-            return await self._call(*_eval_text(script, keys, arguments))
+            return await self._call(*_eval_text(script, keys, arguments), may_repeat=may_repeat)
 
-    async def _call(self, *command: str | bytes | int) -> Reply:
+    async def _call(self, *command: str | bytes | int, may_repeat: bool = False) -> Reply:
         if not self.breaker.admits():
             raise StoreError("Redis did not answer lately, and is left alone for a moment.")
         try:
-            reply = await self._connections.call(*command)
+            reply = await self._connections.call(*command, may_repeat=may_repeat)
         except NoScriptError:
             self.breaker.succeed()
             raise

@@ -92,7 +92,9 @@ Lease = Hit | Miss | Bypass | Literal[Busy.BUSY]
 
 
 class Store(Protocol):
-    """One engine. Each call is atomic and may be repeated; one without an answer raises `StoreError`.
+    """One engine. Each call is atomic; one without an answer raises `StoreError`.
+
+    What takes a `token` is not to be repeated with the same one.
 
     The first of `tags` is always `*`, where a reader gives them.
     """
