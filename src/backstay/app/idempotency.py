@@ -199,7 +199,7 @@ async def _claim(request: Request, *, is_required: bool) -> None:
         return
     session = unit.session(request.scope)
     # Whose key it is: everybody's, until requests have principals.
-    owned = RequestKey("", request.method, exchange.route or request.url.path, key)
+    owned = RequestKey("", request.method, exchange.route or request.scope["path"], key)
     fingerprint = await _fingerprint(request)
     stored = await _find_answer(exchange, session, owned, fingerprint)
     if stored is not None:
@@ -236,7 +236,7 @@ async def _find_answer(
     return stored
 
 
-def _tell(key: RequestKey, outcome: Any) -> None:
+def _tell(key: RequestKey, outcome: events.KeyOutcome) -> None:
     if events.is_watched(events.IdempotencyKeyMet):
         events.emit(events.IdempotencyKeyMet(route=key.route, outcome=outcome))
 
@@ -245,7 +245,7 @@ async def _fingerprint(request: Request) -> str:
     """Return what tells two requests apart, as 64 characters."""
     parts = (
         request.method.encode(),
-        request.scope["path"].encode(),
+        request.scope["path"].encode(errors="surrogatepass"),
         request.scope.get("query_string", b""),
         request.headers.get("content-type", "").encode(),
         await _read_body(request),
