@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 __all__ = [
     "CacheBypassed",
@@ -26,6 +26,7 @@ __all__ = [
     "ConnectionAwaited",
     "Event",
     "IdempotencyKeyMet",
+    "KeyOutcome",
     "QueryExecuted",
     "QueryFailed",
     "RequestFinished",
@@ -101,12 +102,15 @@ class RequestRepeated(Event):
     """1 for the first repetition."""
 
 
+KeyOutcome: TypeAlias = Literal["replayed", "in_use", "reused"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKeyMet(Event):
     """A request came with an idempotency key that another one has."""
 
     route: str
-    outcome: Literal["replayed", "in_use", "reused"]
+    outcome: KeyOutcome
     """It got the stored answer, it waited in vain for the other one's end, or it was a different request."""
 
 

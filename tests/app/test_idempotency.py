@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, FastAPI, Form, Request
-from httpx2 import AsyncClient, Response
-from sqlalchemy import MetaData, Select, func, select, text
+from httpx2 import AsyncClient
+from sqlalchemy import MetaData, Select, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import RedirectResponse, StreamingResponse
@@ -156,42 +156,10 @@ async def answer_with_a_stream(session: SessionDep) -> StreamingResponse:
     return StreamingResponse(pieces())
 
 
-@router.post("/limits", dependencies=MARKED)
-async def show_limit(session: SessionDep) -> str:
-    return str(await session.scalar(text("SHOW lock_timeout")))
-
-
 @router.post("/undone", dependencies=MARKED)
 async def roll_back(session: SessionDep) -> None:
     await session.rollback()
     await save(session, "undone")
-
-
-class Gate:
-    """Holds a request inside of its route."""
-
-    def __init__(self) -> None:
-        self.is_reached = asyncio.Event()
-        self.is_open = asyncio.Event()
-
-    async def pass_through(self) -> None:
-        self.is_reached.set()
-        await self.is_open.wait()
-
-
-@router.post("/gated", dependencies=MARKED)
-async def create_behind_gate(request: Request, session: SessionDep) -> OrderRead:
-    order = OrderRead.model_validate(await save(session, "gated"))
-    await request.app.state.gate.pass_through()
-    return order
-
-
-@router.post("/committing", dependencies=MARKED)
-async def commit_then_wait(request: Request, session: SessionDep) -> OrderRead:
-    order = OrderRead.model_validate(await save(session, "committed"))
-    await session.commit()
-    await request.app.state.gate.pass_through()
-    return order
 
 
 @pytest.fixture
@@ -487,117 +455,6 @@ class TestFailing:
         assert (await client.post("/undone", headers=KEY)).status_code == 500
         assert "begin_nested" in caplog.text
         assert await orders(database) == 0
-
-
-@pytest.fixture
-def gate(app: FastAPI) -> Gate:
-    gate: Gate = Gate()
-    app.state.gate = gate
-    return gate
-
-
-async def meet(client: AsyncClient, gate: Gate, path: str) -> tuple[asyncio.Task[Response], Response]:
-    """Send a request, and once it is in its route the same again; return its task and the other's answer."""
-    first = asyncio.create_task(client.post(path, headers=KEY))
-    await gate.is_reached.wait()
-    return first, await client.post(path, headers=KEY)
-
-
-class TestMeeting:
-    async def test_the_second_waits_for_the_end_of_the_first(
-        self, client: AsyncClient, database: Database, gate: Gate
-    ) -> None:
-        first = asyncio.create_task(client.post("/gated", headers=KEY))
-        await gate.is_reached.wait()
-        second = asyncio.create_task(client.post("/gated", headers=KEY))
-        await asyncio.wait({second}, timeout=0.2)
-        assert not second.done()
-        gate.is_open.set()
-
-        assert (await first).content == (await second).content
-        assert "Idempotency-Replayed" in second.result().headers
-        assert await orders(database) == 1
-
-    async def test_after_one_that_failed_the_next_that_waited_does_the_work(
-        self, client: AsyncClient, database: Database, gate: Gate, app: FastAPI
-    ) -> None:
-        first = asyncio.create_task(client.post("/gated", headers=KEY))
-        await gate.is_reached.wait()
-        second = asyncio.create_task(client.post("/gated", headers=KEY))
-        await asyncio.wait({second}, timeout=0.2)
-        gate.pass_through = failing  # type: ignore[method-assign]  # for the second
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-
-        assert (await second).status_code == 200
-        assert await orders(database) == 1
-
-    @pytest.mark.databases("sqlite", "postgresql")
-    async def test_a_route_that_commits_by_itself_has_one_effect(
-        self, client: AsyncClient, database: Database, gate: Gate
-    ) -> None:
-        first, second = await meet(client, gate, "/committing")
-        gate.is_open.set()
-        third = await client.post("/committing", headers=KEY)
-
-        assert (second.status_code, second.json()["code"]) == (409, "idempotency_key_in_use")
-        assert (await first).content == (await client.post("/committing", headers=KEY)).content
-        assert third.status_code in {200, 409}
-        assert await orders(database) == 1
-
-
-async def failing() -> None:
-    """Let everybody through."""
-
-
-@pytest.mark.databases("postgresql")
-class TestWaiting:
-    """Which limit holds is told by the other one, under which each test would fail."""
-
-    @pytest.fixture
-    def settings(self, settings: Settings) -> Settings:
-        return with_limits(settings, wait=timedelta(milliseconds=50), lock_timeout=timedelta(minutes=9))
-
-    async def test_who_waits_too_long_is_told_to_come_again(
-        self, client: AsyncClient, database: Database, gate: Gate
-    ) -> None:
-        first, second = await meet(client, gate, "/gated")
-        gate.is_open.set()
-
-        assert (second.status_code, second.json()["code"]) == (409, "idempotency_key_in_use")
-        assert second.headers["Retry-After"] == "1"
-        assert (await first).content == (await client.post("/gated", headers=KEY)).content
-        assert await orders(database) == 1
-
-    async def test_the_limit_is_for_keys_only(self, client: AsyncClient) -> None:
-        shown = (await client.post("/limits", headers=KEY)).json()
-
-        assert shown == "9min"
-
-
-@pytest.mark.databases("postgresql")
-class TestPatience:
-    @pytest.fixture
-    def settings(self, settings: Settings) -> Settings:
-        return with_limits(settings, wait=timedelta(minutes=9), lock_timeout=timedelta(milliseconds=50))
-
-    async def test_the_limit_of_other_locks_is_not_for_keys(
-        self, client: AsyncClient, database: Database, gate: Gate
-    ) -> None:
-        first = asyncio.create_task(client.post("/gated", headers=KEY))
-        await gate.is_reached.wait()
-        second = asyncio.create_task(client.post("/gated", headers=KEY))
-        await asyncio.wait({second}, timeout=0.5)
-        gate.is_open.set()
-
-        assert (await first).content == (await second).content
-        assert await orders(database) == 1
-
-
-def with_limits(settings: Settings, *, wait: timedelta, lock_timeout: timedelta) -> Settings:
-    database = settings.database.model_copy(update={"lock_timeout": lock_timeout})
-    return settings.model_copy(update={"idempotency": IdempotencySettings(wait=wait), "database": database})
 
 
 class TestTelling:

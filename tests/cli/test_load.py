@@ -53,6 +53,11 @@ class _Answering(BaseHTTPRequestHandler):
         if self.path == "/things":
             self.server.has_answered.set()  # type: ignore[attr-defined]  # ours
 
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.server.keys.append(self.headers["Idempotency-Key"])  # type: ignore[attr-defined]  # ours
+        self.do_GET()
+
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -63,6 +68,7 @@ def listener() -> Iterator[HTTPServer]:
     with HTTPServer(("127.0.0.1", 0), _Answering) as server:
         server.has_answered = Event()  # type: ignore[attr-defined]  # ours
         server.metrics = None  # type: ignore[attr-defined]  # ours
+        server.keys = []  # type: ignore[attr-defined]  # ours
         Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
@@ -96,6 +102,20 @@ def test_a_run_shows_each_route_and_its_exit_code_tells_whether_thresholds_were_
     assert outcome["server"]["queries"] == 0
     assert "The service meanwhile: 0 commits, " in missed.err
     assert outcome["report"] == str(locustfile.parent / "missed.html")
+
+
+def test_a_request_to_a_route_that_takes_a_key_has_one(
+    backstay_process: Any, project: Any, locustfile: Path, listener: Any, address: str
+) -> None:
+    locustfile.write_text(_FILE.format(limit=10_000).replace('.get("/things")', '.post("/things", json={})'))
+    source = project.main.read_text().replace("create_app\n", "create_app, idempotent\n")
+    marked = 'router.post("/things", dependencies=[idempotent()])(list_things)'
+    project.main.write_text(source.replace("app = create_app", f"{marked}\napp = create_app"))
+
+    backstay_process("load", "--against", address, "--users", "1", "--duration", "1s")
+
+    assert len(set(listener.keys)) == len(listener.keys) > 1
+    assert all(listener.keys)
 
 
 def test_the_first_interrupt_ends_a_run_with_what_was_measured(

@@ -7,7 +7,8 @@ from sqlalchemy import MetaData, insert, select
 
 from backstay.db import Database
 from backstay.db import records as records_module
-from backstay.db.records import KeyRecords, idempotency_table
+from backstay.db.records import KeyRecords, RequestKey, idempotency_table
+from backstay.errors import KeyInUseError
 from backstay.settings import IdempotencySettings
 
 pytestmark = pytest.mark.databases("sqlite", "postgresql")
@@ -58,6 +59,18 @@ async def test_old_keys_go_oldest_first_in_batches_and_young_ones_stay(
     assert await keys(database) == {"0", "4", "5"}
     assert await records.sweep() is False
     assert await keys(database) == {"4", "5"}
+
+
+async def test_a_key_that_is_there_and_gone_again_each_time_is_in_use(
+    records: KeyRecords, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def insert_nothing(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(records, "_insert", insert_nothing)
+    async with database.transaction() as session:
+        with pytest.raises(KeyInUseError):
+            await records.claim(session, RequestKey("", "POST", "/orders", "a"), fingerprint="f")
 
 
 @pytest.mark.databases("postgresql")

@@ -79,5 +79,5 @@ def test_every_command_of_the_guide_runs_and_every_row_is_renamed(shop: Path) ->
     connection.close()
     assert len(commands) == 8
     assert ("name" in columns, "full_name" in columns, wrong) == (False, True, (0,))
-    assert "fill_full_name: 1,500 rows in 3 batches; the next one changed 500 of 500 rows" in told
-    assert "fill_full_name: done; 1,500 of 1,500 rows were changed, in 3 batches." in told
+    assert "fill_full_name: 1,500 rows in 8 batches; the next one changed 200 of 200 rows" in told
+    assert "fill_full_name: done; 1,500 of 1,500 rows were changed, in 8 batches." in told

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backstay import events
 from backstay.app._limit_record import LimitRecord
 from backstay.app.conditions import Condition
-from backstay.app.idempotency import Claim, ReplayedError
+from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
 from backstay.app.installation import Installation, current_exchange
 from backstay.app.problems import render_problem
 from backstay.app.runtime import Entered
@@ -75,6 +75,7 @@ class Exchange:
         "status",
         "task",
         "trace_id",
+        "turn",
         "unit",
     )
 
@@ -96,6 +97,7 @@ class Exchange:
         self.inbox = Inbox(receive, max_bytes=installation.max_body_bytes)
         self.scope = scope
         self.status = 0
+        self.turn: asyncio.Lock | None = None
         self.unit: UnitOfWork | None = None
         headers = Headers(scope=scope)
         self.request_id = _request_id(headers.get(installation.request_id_header))
@@ -257,6 +259,7 @@ class Exchange:
         finally:
             if unit is not None:
                 await unit.abandon()
+            self._end_turn()
         return self._stopped_by
 
     async def _end_unit_then_send(self, message: Message, send: Send) -> None:
@@ -278,6 +281,8 @@ class Exchange:
         """Hold the response back until it is whole: it is committed together with what it says."""
         if message["type"] == "http.response.start" and not unit.would_commit(message["status"]):
             self.claim = None
+            await self._end_unit(unit, message["status"])
+            self._end_turn()
             await self._end_unit_then_send(message, send)
             return
         try:
@@ -291,15 +296,26 @@ class Exchange:
             self._stopped_by = error
             raise ResponseStoppedError from error
         self.claim = self.condition = None
+        self._end_turn()
         self._is_started = True
         for part in messages:
             await send(part)
+
+    def _end_turn(self) -> None:
+        if self.turn is not None:
+            self.turn.release()
+            self.turn = None
 
     def stop(self, error: Exception) -> NoReturn:
         """Leave the app, whatever it makes of the error, and answer what the error says."""
         self._stopped_by = error
         self.condition = None
         raise error
+
+    @property
+    def key_turns(self) -> KeyTurns:
+        """What requests of this process with the same key take turns by."""
+        return self._installation.key_turns
 
     @property
     def key_records(self) -> KeyRecords:

@@ -5,9 +5,12 @@ docs/decisions/0007-idempotency.md says why the key lives in the transaction of 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
+from datetime import timedelta
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from fastapi import Depends
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,6 +30,7 @@ __all__ = [
     "KEY_HEADER",
     "REPLAYED_HEADER",
     "Claim",
+    "KeyTurns",
     "ReplayedError",
     "allow_key",
     "demand_key",
@@ -72,6 +76,34 @@ class ReplayedError(Exception):
             response.headers.append(name, value)
         response.headers[REPLAYED_HEADER] = "true"
         return response
+
+
+class KeyTurns:
+    """Lets the requests of this process that have the same key wait for each other here.
+
+    Here they hold no connection; in the database a few who come again and again would hold all of them.
+
+    Args:
+        wait: For how long.
+    """
+
+    def __init__(self, wait: timedelta) -> None:
+        self._wait = wait.total_seconds()
+        self._locks: WeakValueDictionary[RequestKey, asyncio.Lock] = WeakValueDictionary()
+
+    async def take(self, key: RequestKey) -> asyncio.Lock:
+        """Return the turn once it has come; whoever has it releases it.
+
+        Raises:
+            KeyInUseError: It did not come in time.
+        """
+        turn = self._locks.setdefault(key, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._wait):
+                await turn.acquire()
+        except TimeoutError:
+            raise KeyInUseError from None
+        return turn
 
 
 class Claim:
@@ -166,13 +198,13 @@ async def _claim(request: Request, *, is_required: bool) -> None:
     if key is None or exchange.claim is not None:
         return
     session = unit.session(request.scope)
-    records: KeyRecords = exchange.key_records
     # Whose key it is: everybody's, until requests have principals.
-    owned = RequestKey("", request.method, exchange.route or request.url.path, key)
-    stored = await _find_answer(records, session, owned, await _fingerprint(request))
+    owned = RequestKey("", request.method, exchange.route or request.scope["path"], key)
+    fingerprint = await _fingerprint(request)
+    stored = await _find_answer(exchange, session, owned, fingerprint)
     if stored is not None:
         exchange.stop(ReplayedError(stored))
-    exchange.claim = Claim(records, session, owned)
+    exchange.claim = Claim(exchange.key_records, session, owned)
 
 
 def _read_key(request: Request) -> str | None:
@@ -187,9 +219,11 @@ def _read_key(request: Request) -> str | None:
 
 
 async def _find_answer(
-    records: KeyRecords, session: AsyncSession, key: RequestKey, fingerprint: str
+    exchange: Any, session: AsyncSession, key: RequestKey, fingerprint: str
 ) -> StoredResponse | None:
+    records: KeyRecords = exchange.key_records
     try:
+        exchange.turn = await exchange.key_turns.take(key)
         stored = await records.claim(session, key, fingerprint=fingerprint)
     except KeyInUseError:
         _tell(key, "in_use")
@@ -202,7 +236,7 @@ async def _find_answer(
     return stored
 
 
-def _tell(key: RequestKey, outcome: Any) -> None:
+def _tell(key: RequestKey, outcome: events.KeyOutcome) -> None:
     if events.is_watched(events.IdempotencyKeyMet):
         events.emit(events.IdempotencyKeyMet(route=key.route, outcome=outcome))
 
@@ -211,7 +245,7 @@ async def _fingerprint(request: Request) -> str:
     """Return what tells two requests apart, as 64 characters."""
     parts = (
         request.method.encode(),
-        request.scope["path"].encode(),
+        request.scope["path"].encode(errors="surrogatepass"),
         request.scope.get("query_string", b""),
         request.headers.get("content-type", "").encode(),
         await _read_body(request),

@@ -17,6 +17,7 @@ from backstay.app._caching import outbox_tables, relaying
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._limit_record import LimitRecord
 from backstay.app.health import HealthCheck
+from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
 from backstay.app.runtime import Runtime, open_runtime
@@ -78,6 +79,7 @@ class Installation:
         self.observation: Observation | None = None
         self.in_flight: set[InFlight] = set()
         self._turns: dict[str | None, asyncio.Lock] = {}
+        self.key_turns = KeyTurns(settings.idempotency.wait)
         self.response_headers: tuple[tuple[str, str], ...] = ()
         self.quiet_paths = frozenset({"/livez", "/readyz", METRICS_PATH})
         self.max_body_bytes: int | None = None
@@ -157,6 +159,7 @@ class Installation:
             await stack.enter_async_context(relaying(runtime))
             self.runtime, self.observation = runtime, observation
             self._turns.clear()  # locks belong to the event loop that used them
+            self.key_turns = KeyTurns(self.settings.idempotency.wait)
             tasks = (
                 runtime.background.start(self._sweep(), name="backstay.sweeper"),
                 runtime.background.start(observation.watch_loop(), name="backstay.loop"),

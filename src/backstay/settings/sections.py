@@ -150,7 +150,7 @@ class MigrationSettings(SettingsSection):
         examples=["spatial_ref_sys,audit_*"],
     )
     batch_size: int = Field(
-        default=500, ge=1, description="How many rows a data migration changes in one transaction."
+        default=200, ge=1, description="How many rows a data migration changes in one transaction."
     )
     rows_per_second: int | None = Field(
         default=None,

@@ -115,7 +115,7 @@ class DataMigrations:
         self,
         directory: Path,
         *,
-        batch_size: int = 500,
+        batch_size: int = 200,
         rows_per_second: int | None = None,
         attempts: int = 10,
         lock_timeout: timedelta = timedelta(milliseconds=500),
