@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from backstay.app.explanation import variable_name
 from backstay.app.runtime import Runtime
-from backstay.cache._commits import OUTBOX_TOPIC
+from backstay.cache.cache import OUTBOX_TOPIC
 from backstay.cache.cached import is_in_use
 from backstay.db import Relay, outbox_table
 from backstay.db.records import LibraryTables, has_table

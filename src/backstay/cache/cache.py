@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from backstay import events
 from backstay.background import Supervisor
-from backstay.cache._commits import Commits, Outbox
+from backstay.cache._commits import OUTBOX_TOPIC, Commits, Outbox
 from backstay.cache._fetching import Fetcher, Request, WasShared
 from backstay.cache._memory import MemoryStore
 from backstay.cache._payloads import CorruptPayloadError
@@ -20,7 +20,7 @@ from backstay.cache._store import INTENT_LIFETIME, Store, StoreError
 from backstay.errors import UsageError
 from backstay.transaction import Outcome, Transaction
 
-__all__ = ["Cache", "Label", "cache_variable", "current_cache"]
+__all__ = ["OUTBOX_TOPIC", "Cache", "Label", "cache_variable", "current_cache"]
 
 _logger = logging.getLogger("backstay.cache")
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, lru_cache, partial, update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
+from backstay.cache._declarations import (
+    Declaration,
+    UndeclaredReadError,
+    check_declaration,
+    find_undeclared,
+)
 from backstay.cache._durations import parse_duration
 from backstay.cache._fetching import Request
 from backstay.cache._payloads import CorruptPayloadError, Payloads, UnfaithfulValueError
@@ -19,9 +24,8 @@ from backstay.cache._signatures import Parameters, find_hints
 from backstay.cache._store import EVERYTHING
 from backstay.cache._templates import Template
 from backstay.cache.cache import Cache, Label, cache_variable, emit_bypass, emit_refusal
-from backstay.errors import ConfigurationError, UsageError
+from backstay.errors import ConfigurationError
 from backstay.transaction import (
-    UNKNOWN_READS,
     Carrier,
     NamedTable,
     Readable,
@@ -48,38 +52,10 @@ _logger = logging.getLogger("backstay.cache")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_LIBRARY = "backstay_"
 _MILLISECOND = timedelta(milliseconds=1)
 _ADDRESSES = 4096
 # Values of which equal ones of one type make equal keys.
 _PLAIN = frozenset({int, str, bool, UUID, type(None)})
-
-
-class UndeclaredReadError(UsageError):
-    """A cached function read what it does not declare to read, so its values could be stale.
-
-    Attributes:
-        tables: What it read besides.
-    """
-
-    def __init__(self, function: str, tables: Sequence[str], declared: Sequence[str]) -> None:
-        names = ", ".join("what SQL text names" if table == UNKNOWN_READS else table for table in tables)
-        super().__init__(
-            f"{function} reads {names}, and declares {', '.join(declared) or 'nothing'}: add the model to "
-            "`reads`, and write SQL text as a statement that can be looked into."
-        )
-        self.tables = tuple(tables)
-
-
-@dataclass(frozen=True, slots=True)
-class _Declaration:
-    """What the decorator was given."""
-
-    template: str
-    ttl: timedelta
-    reads: tuple[Source, ...]
-    soft_ttl: timedelta | None
-    jitter: float
 
 
 def cached(
@@ -110,27 +86,15 @@ def cached(
         ConfigurationError: Something does not fit together.
     """
     of_template = f"the cached function {template!r}"
-    declaration = _Declaration(
+    declaration = Declaration(
         template,
         parse_duration(ttl, of=f"`ttl` of {of_template}"),
         tuple(source_of(source) for source in reads),
         None if soft_ttl is None else parse_duration(soft_ttl, of=f"`soft_ttl` of {of_template}"),
         jitter,
     )
-    _check(declaration)
+    check_declaration(declaration)
     return lambda function: CachedFunction(function, declaration)
-
-
-def _check(declaration: _Declaration) -> None:
-    if declaration.soft_ttl is not None and declaration.reads:
-        raise ConfigurationError(
-            f"{declaration.template!r} has `soft_ttl` and `reads`: it would serve what it knows to be old.",
-            hint="Leave `soft_ttl` out; a value with `reads` is never older than the database.",
-        )
-    if declaration.soft_ttl is not None and declaration.soft_ttl >= declaration.ttl:
-        raise ConfigurationError(f"`soft_ttl` of {declaration.template!r} has to be shorter than its `ttl`.")
-    if not 0 <= declaration.jitter < 1:
-        raise ConfigurationError(f"`jitter` of {declaration.template!r} is a share of the ttl, 0 to under 1.")
 
 
 _in_use: list[bool] = []
@@ -144,7 +108,7 @@ def is_in_use() -> bool:
 class CachedFunction(Generic[P, T]):
     """A function with a cache in front of it; made by `@cached`."""
 
-    def __init__(self, function: Callable[P, Awaitable[T]], declaration: _Declaration) -> None:
+    def __init__(self, function: Callable[P, Awaitable[T]], declaration: Declaration) -> None:
         _in_use.append(True)
         self._function: Callable[..., Awaitable[T]] = function
         self._declaration = declaration
@@ -310,9 +274,7 @@ class CachedFunction(Generic[P, T]):
         return Loaded(value, payload, may_store)
 
     def _is_declared(self, cache: Cache, reads: set[str], label: Label) -> bool:
-        undeclared = sorted(
-            table for table in reads.difference(label.tables) if not table.startswith(_LIBRARY)
-        )
+        undeclared = find_undeclared(reads, label.tables)
         if not undeclared:
             return True
         error = UndeclaredReadError(self.parameters.function_name, undeclared, label.tables)
