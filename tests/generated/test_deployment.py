@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import sqlalchemy
 import yaml  # type: ignore[import-untyped]  # it ships no types
+from pydantic import SecretStr
 
 from backstay.cli.new import create_service
+from backstay.settings import CacheSettings
 
 _TOOLS = Path(sys.executable).parent
 _NO_TABLES = sqlalchemy.MetaData()
@@ -100,7 +102,10 @@ def test_the_migrations_run_between_the_database_and_the_service(composition: An
     services = composition["services"]
 
     assert services["migrate"]["depends_on"] == {"database": {"condition": "service_healthy"}}
-    assert services["service"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+    assert services["service"]["depends_on"] == {
+        "migrate": {"condition": "service_completed_successfully"},
+        "redis": {"condition": "service_started"},
+    }
     assert "healthcheck" in services["database"]
     assert services["migrate"]["command"] == ["backstay", "db", "upgrade"]
 
@@ -116,9 +121,13 @@ def test_the_composition_knows_no_password_and_opens_one_port_to_this_machine(co
     assert ports == ["127.0.0.1:8000:8000"]
 
 
-def test_redis_starts_on_demand_and_nothing_waits_for_it(composition: Any) -> None:
-    assert composition["services"]["redis"]["profiles"] == ["cache"]
-    assert not any("redis" in each.get("depends_on", {}) for each in composition["services"].values())
+def test_the_service_has_a_redis_that_keeps_announced_commits(composition: Any) -> None:
+    services = composition["services"]
+    url = services["service"]["environment"]["SHOP_CACHE__URL"]
+
+    assert CacheSettings(url=SecretStr(url)).url is not None
+    assert url == "redis://redis:6379/0"
+    assert services["redis"]["command"][-2:] == ["--maxmemory-policy", "volatile-lru"]
 
 
 @pytest.fixture
