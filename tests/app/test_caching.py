@@ -29,15 +29,15 @@ class Base(Model):
     metadata = MetaData()  # no test that looks at all models is to find it
 
 
-class Note(Base):
+class Memo(Base):
     __tablename__ = "caching_notes"
     id: Mapped[int] = mapped_column(primary_key=True)
     text: Mapped[str] = mapped_column(String(40))
 
 
-@cached("note:{note_id}", ttl="1h", reads=[row(Note, "note_id")])
+@cached("note:{note_id}", ttl="1h", reads=[row(Memo, "note_id")])
 async def get_note(session: AsyncSession, note_id: int) -> str | None:
-    return await session.scalar(select(Note.text).where(Note.id == note_id))
+    return await session.scalar(select(Memo.text).where(Memo.id == note_id))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ async def served(settings: Settings) -> AsyncIterator[AsyncClient]:
 
     @app.put("/notes/{note_id}")
     async def write(note_id: int, text: str, session: SessionDep) -> None:
-        await session.merge(Note(id=note_id, text=text))
+        await session.merge(Memo(id=note_id, text=text))
 
     async with app.router.lifespan_context(app), _client(app) as client:
         yield client
@@ -123,13 +123,13 @@ class TestWithoutRedis:
         self, settings: Settings, redis: RedisServer, database: Database
     ) -> None:
         async with database.transaction() as session:
-            session.add(Note(id=1, text="old"))
+            session.add(Memo(id=1, text="old"))
         async with open_runtime(with_redis(settings, redis)) as runtime:
             assert await _read(runtime) == "old"
             redis.freeze()
             runtime.cache.store._connections._timeout_seconds = 0.05  # type: ignore[attr-defined]  # Redis's
             async with runtime.database.transaction() as session:
-                (await session.get_one(Note, 1)).text = "new"
+                (await session.get_one(Memo, 1)).text = "new"
             redis.thaw()
             assert await count_notes(database) == 1
 
@@ -175,14 +175,14 @@ class TestProcesses:
         async with open_runtime(several) as one, open_runtime(several) as other:
             for text in ("old", "new", "newer"):
                 async with one.database.transaction() as session:
-                    await session.merge(Note(id=1, text=text))
+                    await session.merge(Memo(id=1, text=text))
                 assert [await _read(runtime) for runtime in (other, one, other)] == [text] * 3
 
     async def test_without_the_watch_they_do_not(self, settings: Settings) -> None:
         async with open_runtime(settings) as one, open_runtime(settings) as other:
             for text in ("old", "new"):
                 async with one.database.transaction() as session:
-                    await session.merge(Note(id=1, text=text))
+                    await session.merge(Memo(id=1, text=text))
                 seen = await _read(other)
             assert seen == "old"
 
@@ -191,7 +191,7 @@ async def test_blocking_code_is_seen_too(settings: Settings) -> None:
     async with open_runtime(settings) as runtime:
         for text in ("old", "new"):
             with runtime.database.sync_transaction() as session:
-                session.merge(Note(id=1, text=text))
+                session.merge(Memo(id=1, text=text))
             assert await _read(runtime) == text
 
 
@@ -202,7 +202,7 @@ class TestBlockingWithRedis:
     ) -> None:
         async with open_runtime(with_redis(settings, redis)) as runtime:
             with runtime.database.sync_transaction() as session:
-                session.add(Note(id=1, text="new"))
+                session.add(Memo(id=1, text="new"))
             assert await count_notes(database) == 1
 
     async def test_strict_refuses_it(self, settings: Settings, redis: RedisServer) -> None:
@@ -211,7 +211,7 @@ class TestBlockingWithRedis:
                 pytest.raises(UsageError, match="cannot be asked from the thread"),
                 runtime.database.sync_transaction() as session,
             ):
-                session.add(Note(id=1, text="new"))
+                session.add(Memo(id=1, text="new"))
 
 
 class TestWithoutSession:

@@ -18,16 +18,16 @@ class Base(Model):
     metadata = sa.MetaData()
 
 
-class Port(Base):
-    __tablename__ = "read_ports"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    boats: Mapped[list["Boat"]] = relationship()
-
-
 class Boat(Base):
     __tablename__ = "read_boats"
     id: Mapped[int] = mapped_column(primary_key=True)
     port_id: Mapped[int] = mapped_column(ForeignKey("read_ports.id"))
+
+
+class Port(Base):
+    __tablename__ = "read_ports"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    boats: Mapped[list[Boat]] = relationship()
 
 
 class Sail(Base):
