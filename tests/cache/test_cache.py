@@ -213,6 +213,28 @@ class TestFailingStore:
         monkeypatch.setattr(store, "lease", lease_and_die)
         assert await read(database) == "Ada"
 
+    async def test_a_refresh_that_finds_no_store_is_tried_again_later(
+        self, cache: Cache, store: FailingStore, background: Supervisor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = iter(range(10))
+
+        @cached("soft", ttl="1h", soft_ttl="1m")
+        async def number() -> int:
+            return next(values)
+
+        await number()
+        monkeypatch.setattr("backstay.cache.cached.time.time", lambda: 1e12)
+        lease = store.lease
+        for is_away, expected in ((True, 0), (False, 1)):
+            monkeypatch.setattr(store, "lease", self._fail if is_away else lease)
+            assert await number() == 0
+            await run_out(background)
+            assert await number() == expected
+
+    @staticmethod
+    async def _fail(*_: object, **__: object) -> None:
+        raise StoreError("no answer")
+
     async def test_forgetting_says_that_it_failed(self, cache: Cache, store: FailingStore) -> None:
         store.fails = True
         with pytest.raises(UnavailableError, match="cannot be forgotten"):
