@@ -18,7 +18,7 @@ from backstay.cache._fetching import Fetcher, Request, _Flight
 from backstay.cache._memory import MemoryStore, _Entry
 from backstay.cache._protocol import Loaded
 from backstay.cache._redis import RedisStore
-from backstay.cache._store import StoreError
+from backstay.cache._store import Bypass, StoreError
 from backstay.cache.cache import Cache, cache_variable
 from backstay.cache.cached import cached
 from backstay.cache.forgetting import forget, invalidates
@@ -26,8 +26,18 @@ from backstay.cache.inspection import list_entries, tags_named
 from backstay.db import Database
 from backstay.db.sources import row
 from backstay.errors import NotFoundError, UnavailableError, UsageError
-from backstay.events import CacheIncoherent, CacheUnavailable, CacheValueRefused, Event, subscribed
+from backstay.events import (
+    CacheHit,
+    CacheIncoherent,
+    CacheMissed,
+    CacheUnavailable,
+    CacheValueRefused,
+    Event,
+    subscribed,
+)
 from backstay.settings import Settings
+from backstay.transaction import Outcome, of
+from cache_explorer import Clock
 
 
 class Tables(DeclarativeBase):
@@ -203,6 +213,28 @@ class TestFailingStore:
         monkeypatch.setattr(store, "lease", lease_and_die)
         assert await read(database) == "Ada"
 
+    async def test_a_refresh_that_finds_no_store_is_tried_again_later(
+        self, cache: Cache, store: FailingStore, background: Supervisor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = iter(range(10))
+
+        @cached("soft", ttl="1h", soft_ttl="1m")
+        async def number() -> int:
+            return next(values)
+
+        await number()
+        monkeypatch.setattr("backstay.cache.cached.time.time", lambda: 1e12)
+        lease = store.lease
+        for is_away, expected in ((True, 0), (False, 1)):
+            monkeypatch.setattr(store, "lease", self._fail if is_away else lease)
+            assert await number() == 0
+            await run_out(background)
+            assert await number() == expected
+
+    @staticmethod
+    async def _fail(*_: object, **__: object) -> None:
+        raise StoreError("no answer")
+
     async def test_forgetting_says_that_it_failed(self, cache: Cache, store: FailingStore) -> None:
         store.fails = True
         with pytest.raises(UnavailableError, match="cannot be forgotten"):
@@ -292,6 +324,39 @@ class TestForget:
 
     async def test_a_cache_in_memory_lists_nothing(self, cache: Cache) -> None:
         assert [entry async for entry in list_entries(cache)] == []
+
+
+class TestUnknownOutcome:
+    """The connection broke during COMMIT: it may have happened, or happen in a moment."""
+
+    async def test_nothing_is_read_or_stored_until_it_must_have_ended(
+        self, database: Database, cache: Cache, store: MemoryStore
+    ) -> None:
+        clock = Clock()
+        store.state._clock = clock
+        assert await read(database) == "Ada"
+        async with database.session() as session:
+            transaction = of(session)
+            await cache.prepare(transaction, frozenset({"cache_ships", "cache_ships:1"}))
+            await cache.settle(transaction, Outcome.UNKNOWN)
+        for seconds, reasons in ((1, [False, False]), (121, [True, True])):
+            clock.now += seconds
+            with heard(CacheMissed, CacheHit) as happened:
+                assert [await read(database), await read(database)] == ["Ada", "Ada"]
+            stored = [not isinstance(event, CacheMissed) or event.is_stored for event in happened]
+            assert stored == reasons
+
+    async def test_in_redis_the_intent_is_left_to_its_deadline(
+        self, redis_store: RedisStore, background: Supervisor, database: Database
+    ) -> None:
+        cache = Cache(redis_store, background=background)
+        async with database.session() as session:
+            transaction = of(session)
+            await cache.prepare(transaction, frozenset({"cache_ships:1"}))
+            await cache.settle(transaction, Outcome.UNKNOWN)
+        await run_out(background)
+        lease = await redis_store.lease("a", ("*", "cache_ships:1"), token="t", lifetime_ms=1000)
+        assert lease == Bypass("intent")
 
 
 class TestThreads:

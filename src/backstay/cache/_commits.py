@@ -29,6 +29,8 @@ OUTBOX_TOPIC: Final = "backstay.cache.forget"
 """Of the notes that wait in the outbox for a store that answers."""
 
 _MOST_ROWS: Final = 100
+# A COMMIT may be on its way to the server for so long after its connection broke.
+_UNKNOWN_MS: Final = 120_000
 _THREAD_SECONDS: Final = 5.0
 
 
@@ -115,9 +117,19 @@ class Commits:
     async def _settle(self, announcement: _Announcement, outcome: Outcome) -> None:
         if announcement.is_noted:
             self._expect(announcement)  # a look before the commit has not seen it
-        has_committed = outcome is not Outcome.ROLLED_BACK
+        if outcome is Outcome.UNKNOWN:
+            self._let_end(announcement)
+            return
+        has_committed = outcome is Outcome.COMMITTED
         steps = settle(announcement.tags, announcement.name, has_committed=has_committed)
         await self._perform(steps, None, failure="settle")
+
+    def _let_end(self, announcement: _Announcement) -> None:
+        """Leave an intent to its deadline; one in memory, which has none, gets one."""
+        if isinstance(self._store, MemoryStore):
+            self._store.state.intend(
+                announcement.tags, transaction=announcement.name, lifetime_ms=_UNKNOWN_MS
+            )
 
     async def _run_aside(self, work: Coroutine[Any, Any, None]) -> None:
         if self._background is None or not self._background.is_open or isinstance(self._store, MemoryStore):

@@ -119,7 +119,7 @@ class Intend(NamedTuple):
 
 
 class Confirm(NamedTuple):
-    """Say that it has committed, or may have."""
+    """Say that it has committed."""
 
     tags: Sequence[str]
     transaction: str
@@ -263,10 +263,14 @@ def prepare(tags: Sequence[str], transaction: str, *, is_strict: bool) -> Genera
 def settle(tags: Sequence[str], transaction: str, *, has_committed: bool) -> Generator[Step, Any, None]:
     """Tell how it ended. When that gets lost, the intent ends by itself, as if it had committed.
 
+    So nothing is told when nobody knows: a COMMIT whose connection broke may still be on its way, and what
+    was confirmed before it arrives would be loaded anew, and old. The intent outlasts the time in which the
+    server accepts it.
+
     Args:
         tags: What was announced.
         transaction: Its name.
-        has_committed: Whether it has, or may have.
+        has_committed: Whether it has.
     """
     step = Confirm if has_committed else Abort
     try:

@@ -152,8 +152,14 @@ class Cache:
         if self._background is None or not self._background.is_open or key in self._refreshing:
             return
         self._refreshing.add(key)
-        task = self._background.start(self._fetcher.refresh(request), name="backstay.cache.refresh")
+        task = self._background.start(self._refresh(request), name="backstay.cache.refresh")
         task.add_done_callback(lambda _: self._refreshing.discard(key))
+
+    async def _refresh(self, request: Request) -> None:
+        try:
+            await self._fetcher.refresh(request)
+        except StoreError:
+            _report("fill")  # the next caller tries again
 
     async def _audit(self, request: Request, label: Label, payload: bytes) -> None:
         """Compare a hit with the database; it is wrong only if the entry is still valid afterwards."""
