@@ -26,6 +26,7 @@ __all__ = [
     "RequestRepeated",
     "TransactionCommitted",
     "TransactionRolledBack",
+    "UpstreamCalled",
     "emit",
     "is_watched",
     "subscribed",
@@ -123,6 +124,25 @@ class RequestFinished(Event):
     route: str | None
     status: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamCalled(Event):
+    """A call to another service ended: its answer was read, or it failed."""
+
+    client: str
+    """The name of the client."""
+    method: str
+    host: str
+    """Whom it called; path and query stay out."""
+    status: int | None
+    """Of the answer; None when there was none."""
+    error: str | None
+    """The name of the class of what went wrong, without a message; None when nothing did."""
+    attempts: int
+    """1, and 1 for each time that it was tried again; 0 when nothing was sent."""
+    seconds: float
+    """From the call to the end of the answer's body, all attempts included."""
 
 
 Subscriber = Callable[[Event], None]
