@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from backstay.app.application import create_app as create_app
     from backstay.app.application import install as install
+    from backstay.app.clients import client as client
+    from backstay.app.clients import create_client as create_client
     from backstay.app.conditions import Condition as Condition
     from backstay.app.conditions import ConditionDep as ConditionDep
     from backstay.app.conditions import ETagDep as ETagDep
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from backstay.app.schemas import Schema as Schema
     from backstay.app.schemas import SortParams as SortParams
     from backstay.app.schemas import sort_by as sort_by
+    from backstay.clients import fetch as fetch
     from backstay.db import Database as Database
     from backstay.db.model import Model as Model
     from backstay.db.model import TimestampMixin as TimestampMixin
@@ -75,9 +78,12 @@ _ROOMS = {
     "TimestampMixin": "backstay.db.model",
     "VersionMixin": "backstay.db.version",
     "after_commit": "backstay.transaction",
+    "client": "backstay.app.clients",
     "configure_logging": "backstay.logging",
     "create_app": "backstay.app.application",
+    "create_client": "backstay.app.clients",
     "current_runtime": "backstay.app.runtime",
+    "fetch": "backstay.clients",
     "get_logger": "backstay.logging",
     "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app._limited_routes import check_limits, require_shared_counters
+from backstay.app._named_clients import check_clients
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -102,6 +103,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         app.include_router(router)
     check_idempotent_routes(app.routes)
     check_limits(app)
+    check_clients(app, settings)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -134,6 +136,7 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
         check_limits(app)  # of routes that came later, and of an app that `install` met
         require_shared_counters(app, installation.settings)
+        check_clients(app, installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 

@@ -1,17 +1,24 @@
-"""What a running service holds: settings, database, background tasks; opened together, closed in reverse."""
+"""What a running service holds: settings, database, clients, background tasks.
+
+They are opened together and closed in reverse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backstay.background import Supervisor
 from backstay.cache.limits import Limits, open_limits
 from backstay.db import Database
-from backstay.errors import UsageError
+from backstay.errors import UsageError, did_you_mean
 from backstay.settings import Settings
+
+if TYPE_CHECKING:
+    from backstay.clients import AsyncClient
 
 __all__ = ["Runtime", "current_runtime", "open_runtime", "runtime_variable"]
 
@@ -24,6 +31,17 @@ class Runtime:
     database: Database
     background: Supervisor
     limits: Limits
+    clients: Mapping[str, AsyncClient]
+
+    def client(self, name: str) -> AsyncClient:
+        """Return the client that the settings have under this name; the runtime closes it.
+
+        Raises:
+            UsageError: They have none.
+        """
+        if name not in self.clients:
+            raise UsageError(f"No setting names a client {name!r}.{did_you_mean(name, self.clients)}")
+        return self.clients[name]
 
 
 runtime_variable: ContextVar[Runtime | None] = ContextVar("backstay.runtime", default=None)
@@ -40,8 +58,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """
     database = Database(settings.database)
     try:
-        async with open_limits(settings) as limits, Supervisor(grace=settings.server.grace) as background:
-            runtime = Runtime(settings, database, background, limits)
+        async with (
+            open_limits(settings) as limits,
+            _open_clients(settings) as clients,
+            Supervisor(grace=settings.server.grace) as background,
+        ):
+            runtime = Runtime(settings, database, background, limits, clients)
             cleaning = background.start(limits.keep_clean(), name="backstay.limits")
             token = runtime_variable.set(runtime)
             try:
@@ -51,6 +73,17 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
                 cleaning.cancel()
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _open_clients(settings: Settings) -> AsyncIterator[Mapping[str, AsyncClient]]:
+    if not settings.clients:
+        yield {}
+        return
+    from backstay.app._outbound import open_clients  # noqa: PLC0415  who calls nobody does not import HTTPX
+
+    async with open_clients(settings) as clients:
+        yield clients
 
 
 def current_runtime() -> Runtime:

@@ -6,8 +6,10 @@
 docs/decisions/0010-outbound-http.md says what each part does, and what it leaves alone.
 """
 
+from httpx2 import AsyncClient
+
 from backstay.clients._context import ContextHeaders
 from backstay.clients.client import ClientOptions, build_client, create_client
 from backstay.clients.fetching import fetch
 
-__all__ = ["ClientOptions", "ContextHeaders", "build_client", "create_client", "fetch"]
+__all__ = ["AsyncClient", "ClientOptions", "ContextHeaders", "build_client", "create_client", "fetch"]

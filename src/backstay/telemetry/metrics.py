@@ -29,6 +29,7 @@ from backstay.events import (
     RequestLimited,
     TransactionCommitted,
     TransactionRolledBack,
+    UpstreamCalled,
 )
 from backstay.telemetry._folder import FOLDER_VARIABLE, announce_process, drop_ended, list_files
 from backstay.telemetry._tallies import Tallies
@@ -106,6 +107,7 @@ class Metrics:
         ConnectionAwaited,
         IdempotencyKeyMet,
         RequestLimited,
+        UpstreamCalled,
     )
 
     def __init__(self, *, version: str) -> None:
@@ -166,6 +168,9 @@ class Metrics:
                 instruments.keys_met.labels(event.outcome).inc()
             case RequestLimited():
                 instruments.limited.labels(event.limit).inc()
+            case UpstreamCalled():
+                outcome = event.error or f"{(event.status or 0) // 100}xx"
+                instruments.upstream.labels(event.client, outcome).observe(event.seconds)
 
     def show(self, state: ServiceState) -> None:
         """Set the gauges of this process."""
@@ -258,6 +263,13 @@ class _Instruments:
             "backstay_rate_limited_total",
             "Hits that a rate limit refused, by the template of the limit.",
             ("limit",),
+            registry=registry,
+        )
+        self.upstream = Histogram(
+            "backstay_upstream_call_duration_seconds",
+            "Time from a call to another service to the end of its answer, by client and outcome.",
+            ("client", "outcome"),
+            buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
         self.loop_lag = Gauge(
