@@ -1,10 +1,9 @@
-"""A small upstream on a free port of this machine, which answers as a test tells it."""
+"""A small service for others to call, which answers, hangs and fails as a test tells it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-
-import pytest
 
 
 @dataclass
@@ -22,9 +21,6 @@ def answer(status: int = 200, body: bytes = b"{}", **headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status} Some Words", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-Respond = Callable[[Call], Awaitable[bytes]]
 
 
 @dataclass
@@ -68,8 +64,9 @@ def _parse(head: bytes) -> Call:
     return Call(method, path, {name.lower(): value for name, value in pairs})
 
 
-@pytest.fixture
-async def upstream(anyio_backend: object) -> AsyncIterator[Upstream]:
+@asynccontextmanager
+async def running() -> AsyncIterator[Upstream]:
+    """Serve on a free port of this machine for the time of the block."""
     upstream = Upstream()
     tasks: set[asyncio.Task[None]] = set()
 
