@@ -115,7 +115,10 @@ def environment_example(settings_class: type[Settings]) -> str:
 
 
 def _describe_section(section: SettingField) -> str:
-    return section.info.description or (section.section.__doc__ or "").strip().partition("\n")[0]
+    return (
+        section.info.description
+        or ((section.section or section.entry).__doc__ or "").strip().partition("\n")[0]
+    )
 
 
 def _describe_entry(settings_class: type[Settings], table: SettingField) -> Iterator[str]:
