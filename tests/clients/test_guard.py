@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import httpcore2
 import pytest
-from httpx2 import AsyncClient, MockTransport, Request, Response
+from httpx2 import AsyncClient, MockTransport, RemoteProtocolError, Request, Response, create_ssl_context
 from pydantic import SecretStr
 
 from backstay.clients import create_client
 from backstay.clients._addresses import is_public
-from backstay.clients._guard import CheckedNetwork
+from backstay.clients._guard import CheckedNetwork, GuardedTransport
 from backstay.errors import ConfigurationError, UpstreamUnavailableError
 
 PRIVATE = [
@@ -167,3 +167,23 @@ def test_it_has_no_proxy() -> None:
     """The proxy would look up the name, and nobody would check what it finds."""
     with pytest.raises(ConfigurationError, match="proxy"):
         create_client("hooks", public_only=True, proxy=SecretStr("http://proxy.example:3128"))
+
+
+async def respond_with(*lines: bytes) -> Response:
+    context = create_ssl_context()
+    network = httpcore2.AsyncMockBackend([b"\r\n".join(lines)])
+    transport = GuardedTransport("hooks", context=context, keepalive=1, network=network)
+    async with AsyncClient(transport=transport) as hooks:
+        return await hooks.post("https://hook.example/", content=b"{}")
+
+
+async def test_what_is_public_is_called_as_ever() -> None:
+    response = await respond_with(b"HTTP/1.1 201 Created", b"Content-Length: 2", b"X-Kind: a", b"", b"ok")
+
+    assert (response.status_code, response.headers["X-Kind"], response.text) == (201, "a", "ok")
+
+
+@pytest.mark.parametrize("answer", [b"HELLO", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n123"])
+async def test_its_errors_are_those_of_httpx(answer: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        await respond_with(answer, b"", b"")

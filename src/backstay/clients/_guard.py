@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpcore2
 import httpx2
@@ -97,10 +97,6 @@ class CheckedNetwork(httpcore2.AsyncNetworkBackend):
         """Refuse: a socket in the file system is not public."""
         raise CallRefusedError(self._client, "a socket in the file system is not public")
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait between attempts to connect, of which there are none."""
-        await self._network.sleep(seconds)
-
 
 class GuardedTransport(AsyncBaseTransport):
     """HTTP over TLS to public addresses; HTTPX's own transport cannot be told where to connect.
@@ -133,12 +129,8 @@ class GuardedTransport(AsyncBaseTransport):
         """Send the request, if it is https."""
         if request.url.scheme != "https":
             raise CallRefusedError(self._client, "the URL is not https")
-        if not isinstance(request.stream, AsyncByteStream):
-            raise TypeError("The body of the request is not asynchronous.")
         with _named_as_in_httpx():
-            response = await self._pool.handle_async_request(_to_core(request, request.stream))
-        if not isinstance(response.stream, AsyncIterable):
-            raise TypeError("The body of the answer is not asynchronous.")
+            response = await self._pool.handle_async_request(_to_core(request))
         return Response(
             response.status,
             headers=response.headers,
@@ -154,7 +146,8 @@ class GuardedTransport(AsyncBaseTransport):
 _KEEPALIVE_SECONDS: Final = 5.0
 
 
-def _to_core(request: Request, body: AsyncByteStream) -> httpcore2.Request:
+def _to_core(request: Request) -> httpcore2.Request:
+    body = cast("AsyncByteStream", request.stream)  # HTTPX lets an asynchronous client send no other
     url = httpcore2.URL(
         scheme=request.url.raw_scheme,
         host=request.url.raw_host,
