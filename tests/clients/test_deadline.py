@@ -1,6 +1,8 @@
 """A call ends in time, whatever the other side does."""
 
 import asyncio
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -103,3 +105,27 @@ async def test_a_request_that_is_sent_twice_has_its_time_twice() -> None:
         request = rates.build_request("GET", "/")
 
         assert [(await rates.send(request)).status_code for _ in range(2)] == [200, 200]
+
+
+def test_a_name_that_nobody_resolves_is_part_of_the_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer blocks for 5 s and more."""
+    is_over = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        is_over.wait(10)
+        raise socket.gaierror
+
+    async def call() -> float:
+        started = time.monotonic()
+        async with create_client(
+            "rates", base_url="http://rates.example", connect_timeout=SHORT, retries=0
+        ) as rates:
+            with pytest.raises(UpstreamTimeoutError, match="ConnectTimeout"):
+                await rates.get("/")
+        waited = time.monotonic() - started
+        is_over.set()  # the thread that looks it up ends with the loop
+        return waited
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+
+    assert 0.19 < asyncio.run(call()) < 5.0

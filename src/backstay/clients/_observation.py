@@ -83,6 +83,9 @@ class _Call:
             events.emit(event)
 
     def _log(self, event: events.UpstreamCalled) -> None:
+        level = logging.WARNING if event.error not in (None, "cancelled") else logging.INFO
+        if not _logger.isEnabledFor(level):
+            return
         milliseconds = round(event.seconds * 1000)
         outcome = event.error or f"answered {event.status}"
         facts = {
@@ -94,7 +97,6 @@ class _Call:
             "attempts": event.attempts,
             "milliseconds": milliseconds,
         }
-        level = logging.WARNING if event.error not in (None, "cancelled") else logging.INFO
         _logger.log(level, "Called %s: %s after %d ms.", self._client, outcome, milliseconds, extra=facts)
 
 
