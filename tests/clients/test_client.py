@@ -64,6 +64,27 @@ async def test_a_proxy_is_asked_instead() -> None:
     assert "HTTPProxy" in type(transport._pool).__name__  # type: ignore[attr-defined]  # HTTPX's own
 
 
+def give_a_cookie(request: Request) -> Response:
+    return Response(
+        200, headers={"Set-Cookie": "session=ada; Path=/"}, text=request.headers.get("Cookie", "")
+    )
+
+
+async def test_a_cookie_that_one_call_was_given_is_not_sent_with_the_next() -> None:
+    """They may be made for different callers."""
+    transport = MockTransport(give_a_cookie)
+    async with create_client("rates", base_url="http://rates", transport=transport) as rates:
+        first = await rates.get("/")
+
+        assert first.cookies["session"] == "ada"
+        assert (await rates.get("/")).text == ""
+        assert (await rates.get("/", headers={"Cookie": "mine=1"})).text == "mine=1"
+
+    async with AsyncClient(base_url="http://rates", transport=transport) as plain:
+        await plain.get("/")
+        assert (await plain.get("/")).text == "session=ada"
+
+
 def test_a_level_that_somebody_chose_for_the_log_of_httpx_stays() -> None:
     logger = logging.getLogger(LOG)
     before = logger.level

@@ -19,6 +19,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypedDict, Unpack
 
 import httpx2
@@ -126,6 +127,7 @@ def build_client(
             pool=settings.pool_timeout.total_seconds(),
         ),
         headers={"User-Agent": settings.user_agent or "backstay"},
+        cookies=_keep_no_cookies(),
     )
 
 
@@ -156,6 +158,11 @@ def _connect(name: str, settings: ClientSettings) -> AsyncBaseTransport:
 
 def _connect_to_public(name: str, settings: ClientSettings) -> AsyncBaseTransport:
     return GuardedTransport(name, context=_tls_context(), keepalive=settings.concurrency)
+
+
+def _keep_no_cookies() -> CookieJar:
+    # A client serves many callers: what one of them is given must not be sent for another.
+    return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 @cache
