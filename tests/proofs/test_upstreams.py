@@ -183,3 +183,52 @@ async def test_the_pool_of_plain_httpx_does_not_survive_them(upstream: Upstream)
     with pytest.raises(httpx.PoolTimeout):
         await client.get("/")
     await client.aclose()
+
+
+# Answers are left half read
+
+
+async def answer_at_length(call: Call) -> bytes:
+    await asyncio.sleep(0.002)
+    return answer(body=bytes(200_000))
+
+
+async def read_a_part(client: AsyncClient, most: int) -> None:
+    async with client.stream("GET", "/") as response:
+        count = 0
+        async for _ in response.aiter_bytes(1000):
+            count += 1
+            if count > most:
+                return
+
+
+async def leave_half_read(client: AsyncClient, rounds: int) -> None:
+    chance = random.Random(3)
+    for _ in range(rounds):
+        calls = [asyncio.create_task(read_a_part(client, chance.randint(1, 300))) for _ in range(60)]
+        for call in calls:
+            asyncio.get_running_loop().call_later(chance.uniform(0, 0.1), call.cancel)
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert (await client.get("/")).status_code == 200
+
+
+async def test_answers_that_are_left_half_read_leave_nothing_in_the_pool(
+    upstream: Upstream, length: Length
+) -> None:
+    upstream.respond = answer_at_length  # type: ignore[method-assign]  # what it is for
+
+    async with create_client("busy", base_url=upstream.url, concurrency=CONCURRENCY) as client:
+        await leave_half_read(client, length(short=10, full=100))
+        [pool] = [layer._pool for layer in find_layers(client) if isinstance(layer, AsyncHTTPTransport)]
+
+        assert pool._requests == []
+        assert all(connection.is_idle() for connection in pool.connections)
+
+
+async def test_plain_httpx2_keeps_some_of_them_for_ever(upstream: Upstream) -> None:
+    upstream.respond = answer_at_length  # type: ignore[method-assign]  # what it is for
+
+    async with AsyncClient(base_url=upstream.url) as client:
+        await leave_half_read(client, 40)
+
+        assert client._transport._pool._requests != []  # type: ignore[attr-defined]  # its pool

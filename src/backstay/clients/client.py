@@ -9,6 +9,7 @@ From the outside in, each around the next:
     breakers       no calls to a host that does not answer
     concurrency    so many at once
     answers        unpacked, and no longer than allowed
+    return         connections go back to their pool whole
     connections    HTTPX's own transport; for URLs of others a guarded one
 """
 
@@ -29,6 +30,7 @@ from pydantic import SecretStr, ValidationError
 from backstay.clients._answers import AnswerLayer
 from backstay.clients._breakers import BreakerLayer
 from backstay.clients._concurrency import ConcurrencyLayer
+from backstay.clients._connections import ReturnLayer
 from backstay.clients._context import ContextHeaders, ContextLayer
 from backstay.clients._deadline import DeadlineLayer
 from backstay.clients._guard import GuardedTransport
@@ -136,6 +138,7 @@ def _wrap(
 ) -> AsyncBaseTransport:
     patience = min(settings.timeout, settings.read_timeout)
     layers: tuple[Callable[[AsyncBaseTransport], AsyncBaseTransport], ...] = (
+        ReturnLayer,
         lambda inner: AnswerLayer(inner, name, most_bytes=settings.max_response_bytes),
         lambda inner: ConcurrencyLayer(inner, name, limit=settings.concurrency, wait=settings.pool_timeout),
         lambda inner: BreakerLayer(inner, name, patience=patience),
