@@ -23,10 +23,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
+from backstay.app._in_flight import current_exchange
 from backstay.app._limit_record import LimitRecord
 from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
-from backstay.app.installation import Installation, current_exchange
+from backstay.app.installation import Installation
 from backstay.app.problems import render_problem
 from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from backstay.app._caching import require_shared_cache
 from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app._limited_routes import check_limits, require_shared_counters
+from backstay.app._named_clients import check_clients
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -103,6 +104,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         app.include_router(router)
     check_idempotent_routes(app.routes)
     check_limits(app)
+    check_clients(app, settings)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -136,6 +138,7 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
         check_limits(app)  # of routes that came later, and of an app that `install` met
         require_shared_counters(app, installation.settings)
         require_shared_cache(installation.settings)
+        check_clients(app, installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 

@@ -55,6 +55,7 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_cache(),
         explainer.explain_coherence(),
         explainer.explain_limits(),
+        *explainer.explain_clients(),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
         explainer.explain_metrics(),
@@ -156,6 +157,14 @@ class _Explainer:
         where = f"in Redis at {self._origins['cache.url'].value}" if is_shared else "by each process"
         reason = self._tell("cache.url", shown=False)
         return Part("rate limits", True, f"counted {where}", reason, "cache.url")
+
+    def explain_clients(self) -> Iterator[Part]:
+        if not self._settings.clients:
+            yield Part("clients", False, "off", "no setting names one", None)
+        for name in self._settings.clients:
+            setting = f"clients.{name}.base_url"
+            where = self._origins[setting].value
+            yield Part(f"client {name}", True, f"at {where}", self._tell(setting, shown=False), setting)
 
     def explain_access_lines(self) -> Part:
         return self._decide("access lines", "logging.access", is_on=self._settings.logging.access)
