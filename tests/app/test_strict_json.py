@@ -15,10 +15,10 @@ def read(text: bytes, *, max_depth: int = 32) -> object:
     return read_strictly(text, max_depth=max_depth)
 
 
-def kind_of(text: bytes, *, max_depth: int = 32) -> str:
+def code_of(text: bytes, *, max_depth: int = 32) -> str:
     with pytest.raises(UnclearJSONError) as refused:
         read(text, max_depth=max_depth)
-    return refused.value.kind
+    return refused.value.code
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def test_the_place_of_the_mistake_is_told() -> None:
 def test_a_name_that_stands_twice_in_an_object_is_refused(text: bytes) -> None:
     assert len(json.loads(text)) >= 0, "the standard library keeps the last one and says nothing"
 
-    assert kind_of(text) == "repeated_name"
+    assert code_of(text) == "repeated_name"
 
 
 @pytest.mark.parametrize("text", [b'["\\u0000"]', b'{"\\u0000":1}', b'{"a":[{"b":"x\\u0000y"}]}'])
 def test_a_nul_in_a_text_is_refused(text: bytes) -> None:
-    assert kind_of(text) == "nul_character"
+    assert code_of(text) == "nul_character"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_nul_in_a_text_is_refused(text: bytes) -> None:
     ],
 )
 def test_a_number_beyond_64_bits_is_refused(text: bytes) -> None:
-    assert kind_of(text) == "number_too_large"
+    assert code_of(text) == "number_too_large"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_number_that_a_float_would_round_is_refused(text: bytes) -> None:
     kept = next(member for member in json.loads(text) if isinstance(member, float))
     assert Decimal(repr(kept)) != sent, "the standard library rounds and says nothing"
 
-    assert kind_of(text) == "number_too_precise"
+    assert code_of(text) == "number_too_precise"
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_what_is_nested_too_deep_is_refused(opening: str, closing: str) -> None:
     read((opening * 32 + "1" + closing * 32).encode())
 
     for depth in (33, 250, 1_000, 100_000):
-        assert kind_of((opening * depth + "1" + closing * depth).encode()) == "nested_too_deep"
+        assert code_of((opening * depth + "1" + closing * depth).encode()) == "nested_too_deep"
 
 
 def test_brackets_in_strings_do_not_hide_the_nesting() -> None:
     """A count of brackets alone would take these for closed ones."""
     text = b'["' + b"]" * 40 + b'",' + b"[" * 39 + b'1,"' + b"[" * 40 + b'"' + b"]" * 40
 
-    assert kind_of(text) == "nested_too_deep"
+    assert code_of(text) == "nested_too_deep"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_repeated_name_is_found_and_no_other_is(
     text = f"{{{','.join(members)}}}".encode()
 
     if len({name for name, _ in pairs}) < len(pairs):
-        assert kind_of(text) == "repeated_name"
+        assert code_of(text) == "repeated_name"
     else:
         assert read(text) == json.loads(text)
 

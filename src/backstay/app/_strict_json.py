@@ -37,14 +37,12 @@ class UnclearJSONError(Exception):
     """A text is JSON, and has no value that all readers agree on; the message never repeats it.
 
     Attributes:
-        kind: What is wrong, as a word for programs.
-        message: What is wrong, as a sentence for people.
+        code: What is wrong, as a word for programs.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
-        self.kind = kind
-        self.message = message
+        self.code = code
 
 
 def read_strictly(text: bytes, *, max_depth: int) -> object:
@@ -61,7 +59,7 @@ def read_strictly(text: bytes, *, max_depth: int) -> object:
     if json.has_repeated_names(text, value):
         _refuse_repeated_names(text)
     if b"\\u0000" in text and any("\0" in said for said in _texts([value])):
-        raise UnclearJSONError("nul_character", "A text must not hold the character NUL")
+        raise UnclearJSONError("nul_character", "A text must not hold the character NUL.")
     _refuse_rounded_numbers(text)
     return value
 
@@ -87,13 +85,13 @@ def _explain(error: json.JSONDecodeError, max_depth: int) -> Exception:
 
 def _too_large(kind: str, position: int) -> UnclearJSONError:
     return UnclearJSONError(
-        "number_too_large", f"The {kind} at character {position} does not fit into 64 bits"
+        "number_too_large", f"The {kind} at character {position} does not fit into 64 bits."
     )
 
 
 def _too_deep(max_depth: int) -> UnclearJSONError:
     return UnclearJSONError(
-        "nested_too_deep", f"Arrays and objects are nested deeper than {max_depth} levels"
+        "nested_too_deep", f"Arrays and objects are nested deeper than {max_depth} levels."
     )
 
 
@@ -125,7 +123,7 @@ def _refuse_repeated_names(text: bytes) -> None:
 
 def _join_pairs(pairs: list[tuple[str, object]]) -> None:
     if len(dict(pairs)) != len(pairs):
-        raise UnclearJSONError("repeated_name", "A name stands twice in the same object")
+        raise UnclearJSONError("repeated_name", "A name stands twice in the same object.")
 
 
 # ---------------------------------------------------------------- texts
@@ -159,7 +157,7 @@ def _refuse_rounded_numbers(text: bytes) -> None:
             raise UnclearJSONError(
                 "number_too_precise",
                 f"The number at character {len(text[: found.start()].decode())} does not fit into 64 bits "
-                "without loss",
+                "without loss.",
             )
 
 

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
+from backstay.app._input_rules import InputRules
 from backstay.app._limit_record import LimitRecord
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
@@ -82,6 +83,7 @@ class Installation:
         self.response_headers: tuple[tuple[str, str], ...] = ()
         self.quiet_paths = frozenset({"/livez", "/readyz", METRICS_PATH})
         self.max_body_bytes: int | None = None
+        self.input_rules = InputRules.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
 
     @property
