@@ -22,7 +22,8 @@
         ├── UnavailableError          503
         │   ├── RetryableError        503  two transactions met; the same request may succeed now
         │   └── OutcomeUnknownError   503  the connection was lost while committing
-        └── DeadlineExceededError     504
+        ├── DeadlineExceededError     504
+        └── StorageFullError          507
 
 The message of an `AppError` goes over the wire as the problem's `detail`: never put into it what the caller
 sent, nor SQL, paths or secrets. The messages of the other two branches are for developers and stay in the
@@ -55,6 +56,7 @@ __all__ = [
     "ReadOnlySessionError",
     "RetryableError",
     "SessionEndedError",
+    "StorageFullError",
     "TransactionAbortedError",
     "UnauthenticatedError",
     "UnavailableError",
@@ -257,6 +259,14 @@ class DeadlineExceededError(AppError):
     status = 504
     title = "Gateway Timeout"
     code = "deadline_exceeded"
+
+
+class StorageFullError(AppError):
+    """There is no room left to store what the request brings; reading goes on."""
+
+    status = 507
+    title = "Insufficient Storage"
+    code = "storage_full"
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
