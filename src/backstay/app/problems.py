@@ -47,6 +47,7 @@ from backstay.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from backstay.redaction import Redactor
 
 __all__ = [
     "PROBLEM_MEDIA_TYPE",
@@ -243,7 +244,10 @@ def _problem(status: int, request_id: str | None, members: Mapping[str, object])
 
 
 def _members(given: Mapping[Any, object]) -> dict[str, object]:
-    """Return what a developer added to a problem: words and errors of the document itself, and extensions."""
+    """Return what a developer added to a problem: words and errors of the document itself, and extensions.
+
+    What is secret by its type or name is masked in the extensions.
+    """
     words: dict[str, object] = {
         name: value for name, value in given.items() if name in _WORDS and isinstance(value, str)
     }
@@ -251,7 +255,11 @@ def _members(given: Mapping[Any, object]) -> dict[str, object]:
     if isinstance(errors, list) and all(isinstance(error, FieldProblem) for error in errors):
         words["errors"] = errors
     extensions = {to_camel(str(name)): value for name, value in given.items() if name not in words}
-    return words | {name: value for name, value in extensions.items() if name not in _RESERVED}
+    shown = {name: value for name, value in extensions.items() if name not in _RESERVED}
+    return words | cast("dict[str, object]", _redactor.redact(shown))
+
+
+_redactor: Final = Redactor()
 
 
 def _phrase(status: int) -> str:
