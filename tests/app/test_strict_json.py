@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from backstay.app._strict_json import NotJSONError, UnclearJSONError, read_strictly
 
 
-def read(text: bytes, *, max_depth: int = 32) -> object:
-    return read_strictly(text, max_depth=max_depth)
+def read(text: bytes, *, max_values: int = 10_000) -> object:
+    return read_strictly(text, max_depth=32, max_values=max_values)
 
 
-def code_of(text: bytes, *, max_depth: int = 32) -> str:
+def code_of(text: bytes, *, max_values: int = 10_000) -> str:
     with pytest.raises(UnclearJSONError) as refused:
-        read(text, max_depth=max_depth)
+        read(text, max_values=max_values)
     return refused.value.code
 
 
@@ -139,6 +139,21 @@ def test_what_is_nested_too_deep_is_refused(opening: str, closing: str) -> None:
 
     for depth in (33, 250, 1_000, 100_000):
         assert code_of((opening * depth + "1" + closing * depth).encode()) == "nested_too_deep"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[1,2,3,4,5,6]",
+        b'{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6}',
+        b"[[1,2],{},[3]]",
+        b'["a,b",",",[],[],[],[]]',
+    ],
+)
+def test_what_holds_too_many_values_is_refused(text: bytes) -> None:
+    assert read(text, max_values=6) == json.loads(text)
+
+    assert code_of(text, max_values=5) == "too_many_values"
 
 
 def test_brackets_in_strings_do_not_hide_the_nesting() -> None:

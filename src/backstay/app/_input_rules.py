@@ -26,18 +26,24 @@ class InputRules:
         max_headers: How many header lines a request may have.
         max_header_bytes: How long its header lines may be together, names and values.
         max_json_depth: How deep arrays and objects may be nested. None: bodies are not read strictly.
+        max_json_values: How many members and items all of them may hold together.
         refuses_unclear_text: Paths, queries and forms have to be UTF-8, and must not hold a NUL.
     """
 
     max_headers: int | None = None
     max_header_bytes: int | None = None
     max_json_depth: int | None = None
+    max_json_values: int = 0
     refuses_unclear_text: bool = False
 
     @classmethod
     def of_installed(cls, settings: Settings) -> InputRules:
         """Return the rules for an app that `install` met: none that a setting does not ask for."""
-        return cls(max_json_depth=settings.http.max_json_depth if settings.http.strict_json else None)
+        http = settings.http
+        return cls(
+            max_json_depth=http.max_json_depth if http.strict_json else None,
+            max_json_values=http.max_json_values,
+        )
 
     @classmethod
     def of_created(cls, settings: Settings) -> InputRules:
@@ -47,6 +53,7 @@ class InputRules:
             max_headers=http.max_headers,
             max_header_bytes=http.max_header_bytes,
             max_json_depth=None if http.strict_json is False else http.max_json_depth,
+            max_json_values=http.max_json_values,
             refuses_unclear_text=True,
         )
 
@@ -67,7 +74,7 @@ class InputRules:
         """Return what refuses a whole body of this type; None when it may be anything."""
         # Wider than what FastAPI takes for JSON: some services read any type with `await request.json()`.
         if media_type.endswith(("/json", "+json")) and self.max_json_depth is not None:
-            return partial(_check_json, max_depth=self.max_json_depth)
+            return partial(_check_json, max_depth=self.max_json_depth, max_values=self.max_json_values)
         if media_type == "application/x-www-form-urlencoded" and self.refuses_unclear_text:
             return _check_form
         return None
@@ -138,9 +145,9 @@ def _check_form(text: bytes) -> None:
         raise _refusal(400, code="malformed_form", detail=f"The form {_TEXT}")
 
 
-def _check_json(text: bytes, *, max_depth: int) -> None:
+def _check_json(text: bytes, *, max_depth: int, max_values: int) -> None:
     try:
-        read_strictly(text, max_depth=max_depth)
+        read_strictly(text, max_depth=max_depth, max_values=max_values)
     except NotJSONError as error:
         detail = f"The body is not valid JSON, at character {error.position}."
         raise _refusal(400, code="malformed_json", detail=detail) from None

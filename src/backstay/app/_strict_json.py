@@ -45,17 +45,18 @@ class UnclearJSONError(Exception):
         self.code = code
 
 
-def read_strictly(text: bytes, *, max_depth: int) -> object:
+def read_strictly(text: bytes, *, max_depth: int, max_values: int) -> object:
     """Return the value of a JSON text.
 
     Raises:
         NotJSONError: It is not JSON in UTF-8; a byte order mark, NaN, and half of a surrogate pair are none
             either.
         UnclearJSONError: A name stands twice in an object, a number does not fit into 64 bits without loss, a
-            text holds a NUL, or arrays and objects are nested deeper than `max_depth`.
+            text holds a NUL, arrays and objects are nested deeper than `max_depth`, or hold more than
+            `max_values` members and items together.
     """
     value = _parse(text, max_depth)
-    _refuse_deep_nesting(text, value, max_depth)
+    _refuse_large_structure(text, value, max_depth=max_depth, max_values=max_values)
     if json.has_repeated_names(text, value):
         _refuse_repeated_names(text)
     if b"\\u0000" in text and any("\0" in said for said in _texts([value])):
@@ -95,19 +96,25 @@ def _too_deep(max_depth: int) -> UnclearJSONError:
     )
 
 
-def _refuse_deep_nesting(text: bytes, value: object, max_depth: int) -> None:
-    if text.count(b"[") + text.count(b"{") <= max_depth:
+def _refuse_large_structure(text: bytes, value: object, *, max_depth: int, max_values: int) -> None:
+    containers = text.count(b"[") + text.count(b"{")
+    # Each value but the first of its container comes after a comma.
+    if containers <= max_depth and containers + text.count(b",") <= max_values:
         return
-    level = _containers([value])
+    values, level = 0, _containers([value])
     for _ in range(max_depth):
-        if not level:
-            return
         deeper: list[_Container] = []
         for container in level:
+            values += len(container)
             deeper += _containers(container.values() if type(container) is dict else container)
+        if values > max_values:
+            raise UnclearJSONError(
+                "too_many_values", f"Arrays and objects hold more than {max_values} values together."
+            )
+        if not deeper:
+            return
         level = deeper
-    if level:
-        raise _too_deep(max_depth)
+    raise _too_deep(max_depth)
 
 
 def _containers(values: Iterable[Any]) -> list[_Container]:

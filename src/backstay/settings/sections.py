@@ -270,6 +270,11 @@ class HttpSettings(SettingsSection):
         le=250,
         description="strict_json: arrays and objects that are nested deeper are answered with 422.",
     )
+    max_json_values: int = Field(
+        default=10_000,
+        ge=1,
+        description="strict_json: a body whose arrays and objects hold more together is answered with 422.",
+    )
     request_id_header: str = Field(
         default="X-Request-ID",
         pattern=r"^[A-Za-z0-9-]+$",
