@@ -114,6 +114,27 @@ def test_an_extension_that_json_cannot_say_is_left_out(caplog: pytest.LogCapture
     assert "JSON cannot say" in caplog.text
 
 
+def test_a_method_that_is_not_there_is_answered_with_all_that_are() -> None:
+    app, router = FastAPI(), APIRouter(prefix="/v1")
+    add_problem_handlers(app)
+
+    @router.get("/things/{thing_id}")
+    @router.patch("/things/{thing_id}")
+    async def some(thing_id: int) -> None: ...
+
+    @router.delete("/things/{thing_id}")
+    async def remove(thing_id: int) -> None: ...
+
+    @router.get("/others")
+    async def other() -> None: ...
+
+    app.include_router(router)
+
+    assert TestClient(app).put("/v1/things/1").headers["allow"] == "DELETE, GET, PATCH"
+    assert TestClient(app, root_path="/shop").put("/v1/things/1").headers["allow"] == "DELETE, GET, PATCH"
+    assert TestClient(app).put("/v1/others").headers["allow"] == "GET"
+
+
 def test_what_is_secret_by_its_type_or_name_is_masked_in_an_extension() -> None:
     class Account(Schema):
         name: str

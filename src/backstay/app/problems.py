@@ -33,6 +33,7 @@ from starlette.types import ExceptionHandler
 from starlette.websockets import WebSocket
 
 from backstay import json
+from backstay.app._allowed_methods import list_allowed_methods
 from backstay.app._invalid_input import describe_errors, position_of_bad_json
 from backstay.app.schemas import Schema
 from backstay.errors import (
@@ -135,7 +136,7 @@ def problem_of(error: Exception, request: Request) -> ProblemFacts:
     if isinstance(error, AppError):
         return ProblemFacts(_of_app_error(error, request_id), error.headers)
     if isinstance(error, HTTPException):
-        return ProblemFacts(_of_http_exception(error, request_id), dict(error.headers or {}))
+        return ProblemFacts(_of_http_exception(error, request_id), _headers_of(error, request))
     if isinstance(error, RequestValidationError):
         return ProblemFacts(_of_invalid_input(error, request, request_id))
     return ProblemFacts(_problem(500, request_id, {}))
@@ -208,6 +209,14 @@ _RESERVED: Final = frozenset({*Problem.model_fields, "requestId"})
 def _of_app_error(error: AppError, request_id: str | None) -> Problem:
     members = {"title": error.title, "code": error.code, "detail": error.detail, **_members(error.extensions)}
     return _problem(error.status, request_id, members)
+
+
+def _headers_of(error: HTTPException, request: Request) -> dict[str, str]:
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "Allow" in headers and "app" in request.scope:
+        named = {method.strip() for method in headers["Allow"].split(",")}
+        headers["Allow"] = ", ".join(sorted(named | list_allowed_methods(request, request.app.routes)))
+    return headers
 
 
 def _of_http_exception(error: HTTPException, request_id: str | None) -> Problem:

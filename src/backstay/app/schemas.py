@@ -219,7 +219,7 @@ class _SortGrammar:
 
     def pattern(self) -> str:
         key = f"-?({'|'.join(self.names)})"
-        return f"^{key}(,{key})*$"
+        return f"^({key}(,{key})*)?$"
 
     def on_the_wire(self, text: str) -> str | None:
         return re.sub(r"\w+", lambda name: to_camel(name[0]), text) or None
