@@ -12,6 +12,7 @@ import json as standard_json
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from backstay import json
@@ -103,18 +104,19 @@ def _refuse_large_structure(text: bytes, value: object, *, max_depth: int, max_v
         return
     values, level = 0, _containers([value])
     for _ in range(max_depth):
-        deeper: list[_Container] = []
-        for container in level:
-            values += len(container)
-            deeper += _containers(container.values() if type(container) is dict else container)
+        values += sum(map(len, level))
         if values > max_values:
             raise UnclearJSONError(
                 "too_many_values", f"Arrays and objects hold more than {max_values} values together."
             )
-        if not deeper:
+        level = _containers(chain.from_iterable(map(_inside, level)))
+        if not level:
             return
-        level = deeper
     raise _too_deep(max_depth)
+
+
+def _inside(container: _Container) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
 
 
 def _containers(values: Iterable[Any]) -> list[_Container]:
@@ -155,7 +157,7 @@ def _refuse_rounded_numbers(text: bytes) -> None:
 
     17 digits tell each float from its neighbours, so programs that print floats are never refused.
     """
-    digits = text.translate(_ALL_DIGITS_TO_ZERO, b".")
+    digits = text.translate(_DIGITS_ALIKE, b".")
     if not any(sign in digits for sign in _SIGNS_OF_ROUNDING) or not _MAYBE_ROUNDED.search(text):
         return
     for found in _NUMBER_OR_TEXT.finditer(text):
@@ -178,9 +180,9 @@ def _is_rounded(number: str) -> bool:
 
 
 _FLOAT_DIGITS: Final = 17
-_ALL_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"0" * 9)
+_DIGITS_ALIKE: Final = bytes.maketrans(b"123456789E", b"000000000e")
 # A run of more digits than a float holds, and an exponent that may be below the smallest float.
-_SIGNS_OF_ROUNDING: Final = (b"0" * (_FLOAT_DIGITS + 1), b"0e-000", b"0E-000")
+_SIGNS_OF_ROUNDING: Final = (b"0" * (_FLOAT_DIGITS + 1), b"0e-000")
 _MAYBE_ROUNDED: Final = re.compile(rb"[1-9][0-9.]{17}|[0-9.][eE]-[0-9]{3}|0{300}")
 _NUMBER_OR_TEXT: Final = re.compile(
     rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<number>-?[0-9][0-9.]*+(?:[eE][+\-]?[0-9]++)?+)', re.DOTALL
