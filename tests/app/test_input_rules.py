@@ -7,6 +7,9 @@ from typing import Annotated, Any
 import pytest
 from fastapi import APIRouter, FastAPI, File, Form, Request, UploadFile
 from httpx2 import ASGITransport, AsyncClient
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from sqlalchemy import MetaData
 from starlette.responses import JSONResponse
 from starlette.responses import Response as StarletteResponse
@@ -136,6 +139,58 @@ async def test_every_kind_of_json_is_read_strictly(caller: AsyncClient, kind: st
     response = await caller.post("/by-hand", content=b'{"a":1,"a":2}', headers={"Content-Type": kind})
 
     assert response.status_code == 422
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
+    max_leaves=8,
+)
+_texts = (
+    st.builds(lambda value, is_ascii: json.dumps(value, ensure_ascii=is_ascii), _json, st.booleans())
+    | st.text('[]{}",:\\\\u0de8-+.E \n')
+    | st.text()
+)
+_bodies = st.builds(
+    lambda text, encoding, cut: text.encode(encoding, "surrogatepass")[: len(text) - cut or None],
+    _texts,
+    st.sampled_from(["utf-8", "utf-8", "utf-16", "utf-8-sig"]),
+    st.sampled_from([0, 0, 0, 1, 5]),
+)
+
+
+@given(body=_bodies)
+@settings_of_hypothesis(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+async def test_any_text_is_refused_or_can_be_given_back(app: FastAPI, body: bytes) -> None:
+    for path in ROUTES[1:]:
+        status, answered = await send(app, path, body)
+
+        assert status in {200, 400, 422}
+        if status == 200:
+            assert answered == json.loads(body)
+
+
+@pytest.mark.parametrize("path", ["/by-hand", "/starlette"])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("application/json", b""), ("text/plain", b"{"), ("text/plain", b"\xff\xff"), ("x", b"[" * 100_000)],
+)
+async def test_what_a_route_cannot_read_by_hand_is_the_callers_matter(
+    caller: AsyncClient, path: str, kind: str, text: bytes
+) -> None:
+    response = await caller.post(path, content=text, headers={"Content-Type": kind})
+
+    assert (response.status_code, response.json()["code"]) == (400, "malformed_json")
+
+
+async def test_json_that_the_service_reads_elsewhere_is_its_own_matter(settings: Settings) -> None:
+    own = APIRouter()
+
+    @own.post("/own")
+    async def read_own() -> None:
+        json.loads("{")
+
+    assert (await send(create_app(settings, routers=[own]), "/own", b"{}"))[0] == 500
 
 
 async def test_other_types_are_left_alone(caller: AsyncClient) -> None:

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
-from backstay.app._input_rules import BodyReading
+from backstay.app._input_rules import BodyReading, explain_unread_body
 from backstay.app._limit_record import LimitRecord
 from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
@@ -366,7 +366,7 @@ class Exchange:
             await error.response()(scope, receive, send)
             return
         request = Request(self.routed, receive)
-        meaning = as_app_error(error)
+        meaning = as_app_error(error) or explain_unread_body(error)
         if self.condition is not None:
             meaning = self.condition.explain(meaning)
         response = await render_problem(request, error, meaning=meaning)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from traceback import walk_tb
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from backstay.app._strict_json import NotJSONError, UnclearJSONError, read_strictly
+from backstay.errors import BadRequestError
 from backstay.settings import Settings
 
-__all__ = ["BodyReading", "InputRules"]
+__all__ = ["BodyReading", "InputRules", "explain_unread_body"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,23 @@ class BodyReading:
             self._has_begun = True
             media_type = Headers(raw=self._headers).get("content-type", "").partition(";")[0]
             self._check = self._rules.check_of(media_type.strip().lower())
+
+
+class UnreadBodyError(BadRequestError):
+    """The route read the body as JSON, which it is not."""
+
+    code = "malformed_json"
+
+
+def explain_unread_body(error: BaseException) -> UnreadBodyError | None:
+    """Return what an error of `await request.json()` says to the caller; None for any other error.
+
+    An empty body comes to this, and one of a type that nobody checks: a route need not read either.
+    """
+    frames = (frame.f_code for frame, _ in walk_tb(error.__traceback__))
+    if isinstance(error, ValueError | RecursionError) and Request.json.__code__ in frames:
+        return UnreadBodyError("The body is not valid JSON.")
+    return None
 
 
 def _check_form(text: bytes) -> None:
