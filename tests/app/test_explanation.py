@@ -61,7 +61,7 @@ _PRODUCTION: dict[str, Any] = {
         (
             "strict JSON",
             {},
-            "strict JSON: on, because SHOP_HTTP__STRICT_JSON is not set and it is the default of create_app()",
+            "strict JSON: on, because SHOP_HTTP__STRICT_JSON is not set and create_app() made the app",
         ),
         (
             "strict JSON",

@@ -124,9 +124,7 @@ class _Explainer:
         chosen = self._settings.http.strict_json
         part = self._decide("strict JSON", "http.strict_json", is_on=is_default if chosen is None else chosen)
         made = "create_app()" if is_default else "install()"
-        return (
-            replace(part, reason=f"{part.reason} and it is the default of {made}") if chosen is None else part
-        )
+        return replace(part, reason=f"{part.reason} and {made} made the app") if chosen is None else part
 
     def explain_transport_security(self, *, has_policy: bool) -> Part:
         is_on = has_policy and self._is_production
