@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from backstay.app.schemas import Schema as Schema
     from backstay.app.schemas import SortParams as SortParams
     from backstay.app.schemas import sort_by as sort_by
+    from backstay.cache.cached import cached as cached
+    from backstay.cache.forgetting import forget as forget
+    from backstay.cache.forgetting import invalidates as invalidates
     from backstay.db import Database as Database
     from backstay.db.model import Model as Model
     from backstay.db.model import TimestampMixin as TimestampMixin
@@ -75,12 +78,15 @@ _ROOMS = {
     "TimestampMixin": "backstay.db.model",
     "VersionMixin": "backstay.db.version",
     "after_commit": "backstay.transaction",
+    "cached": "backstay.cache.cached",
     "configure_logging": "backstay.logging",
     "create_app": "backstay.app.application",
     "current_runtime": "backstay.app.runtime",
+    "forget": "backstay.cache.forgetting",
     "get_logger": "backstay.logging",
     "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",
+    "invalidates": "backstay.cache.forgetting",
     "open_runtime": "backstay.app.runtime",
     "rate_limit": "backstay.app.limits",
     "repeatable": "backstay.app.dependencies",

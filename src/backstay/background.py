@@ -40,6 +40,11 @@ class Supervisor:
             await asyncio.wait(self._tasks, timeout=self._grace.total_seconds())
         await self._cancel_rest()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes tasks."""
+        return self._is_open
+
     def start(self, work: Coroutine[Any, Any, object], *, name: str) -> asyncio.Task[object]:
         """Run a coroutine in the background.
 

@@ -15,6 +15,14 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 __all__ = [
+    "CacheBypassed",
+    "CacheEvent",
+    "CacheHit",
+    "CacheIncoherent",
+    "CacheMissed",
+    "CacheShared",
+    "CacheUnavailable",
+    "CacheValueRefused",
     "ConnectionAwaited",
     "Event",
     "IdempotencyKeyMet",
@@ -123,6 +131,62 @@ class RequestFinished(Event):
     route: str | None
     status: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEvent(Event):
+    """Something about a cached function; whose value it was stays out."""
+
+    template: str
+    """Of its key, `user:{user_id}`."""
+    tables: tuple[str, ...] = ()
+    """What it declares to read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheHit(CacheEvent):
+    """A value came from the cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMissed(CacheEvent):
+    """A value had to be loaded."""
+
+    is_stored: bool
+    """Whether it was stored; not when something changed meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheShared(CacheEvent):
+    """A value came with somebody else's load in this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheBypassed(CacheEvent):
+    """A value was loaded past the cache."""
+
+    reason: Literal["changed", "isolated", "fresh", "outbox"]
+    """The session has changes, reads from a snapshot, was asked to, or changes are not yet delivered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheValueRefused(CacheEvent):
+    """A value was served and not stored, or stored and not read."""
+
+    reason: Literal["too_large", "unfaithful", "corrupt", "undeclared"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheIncoherent(CacheEvent):
+    """The auditor found a valid entry that differs from the database: a bug, or an unseen writer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheUnavailable(Event):
+    """The store of the cache did not answer."""
+
+    operation: str
+    """What it was asked for: `read`, `fill`, `prepare`, `settle` or `forget`."""
 
 
 Subscriber = Callable[[Event], None]

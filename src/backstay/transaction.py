@@ -29,8 +29,9 @@ own connection and other programs write.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from enum import Enum
 from functools import lru_cache
@@ -41,6 +42,7 @@ from backstay.errors import ConfigurationError, UsageError
 
 __all__ = [
     "EVERYTHING",
+    "UNKNOWN_READS",
     "BlockingParticipant",
     "Carrier",
     "NamedTable",
@@ -51,6 +53,8 @@ __all__ = [
     "Transaction",
     "after_commit",
     "attach",
+    "observe_reads",
+    "observing_reads",
     "of",
     "row_tag",
     "source_of",
@@ -63,7 +67,11 @@ P = ParamSpec("P")
 EVERYTHING = "*"
 """The tag of a write that nobody could read; every reader depends on it."""
 
+UNKNOWN_READS = "?"
+"""Stands among the tables that were read for those that nobody could see, as in SQL text."""
+
 _KEY = "backstay.transaction"
+_reads: ContextVar[set[str] | None] = ContextVar("backstay.reads", default=None)
 
 
 class Outcome(Enum):
@@ -228,6 +236,11 @@ class Transaction(ABC):
 
     @property
     @abstractmethod
+    def participants(self) -> Sequence[Participant]:
+        """What takes part in the commits of this database."""
+
+    @property
+    @abstractmethod
     def writes(self) -> set[str]:
         """The tags of what was written so far, also in savepoints that were rolled back since.
 
@@ -237,7 +250,7 @@ class Transaction(ABC):
     @property
     @abstractmethod
     def changed(self) -> bool:
-        """Whether the session holds changes, flushed or not, that others cannot see yet."""
+        """Whether the session holds changes that others cannot see yet, or has locked rows to make some."""
 
     @property
     @abstractmethod
@@ -250,8 +263,13 @@ class Transaction(ABC):
         """Whether a database connection is checked out for this transaction now."""
 
     @abstractmethod
-    def reader(self) -> AbstractAsyncContextManager[Carrier | None]:
-        """Open a reading session of its own, connected on entry; None when no connection is free at once."""
+    def reader(self, *, may_wait: bool = False) -> AbstractAsyncContextManager[Carrier | None]:
+        """Open a reading session of its own, connected on entry.
+
+        Args:
+            may_wait: Whether to wait for a connection; else None comes when none is free at once. Who holds
+                one already must not wait: the others may be held by those who wait for it.
+        """
 
     @abstractmethod
     def beside(self) -> AbstractAsyncContextManager[Carrier]:
@@ -280,6 +298,22 @@ class Transaction(ABC):
         Calls run one after the other, before the response leaves; an error is logged and changes no answer.
         A call made inside a savepoint that is rolled back is dropped with it.
         """
+
+
+@contextmanager
+def observing_reads() -> Iterator[set[str]]:
+    """Give the set that collects the tables which statements of this block read, named as in tags."""
+    tables: set[str] = set()
+    token = _reads.set(tables)
+    try:
+        yield tables
+    finally:
+        _reads.reset(token)
+
+
+def observe_reads() -> set[str] | None:
+    """Return the set that wants to know which tables are read here; None when nobody does."""
+    return _reads.get()
 
 
 def attach(carrier: Carrier, transaction: Transaction) -> None:

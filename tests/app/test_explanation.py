@@ -167,6 +167,23 @@ _PRODUCTION: dict[str, Any] = {
             "database: SQLite in memory, gone when the process ends, because the code sets database.url",
         ),
         (
+            "cache",
+            {},
+            "cache: in the memory of this process, because SHOP_CACHE__URL is not set",
+        ),
+        (
+            "cache",
+            {"server": ServerSettings(workers=2)},
+            "cache: in the memory of each process, emptied by every commit to the SQLite file, "
+            "because SHOP_CACHE__URL is not set",
+        ),
+        (
+            "cache without Redis",
+            {"cache": CacheSettings(url=SecretStr("redis://cache.internal/0"))},
+            "cache without Redis: changes are committed and cached reads may be a second old, "
+            "because the code sets cache.coherence",
+        ),
+        (
             "rate limits",
             {},
             "rate limits: counted by each process, because SHOP_CACHE__URL is not set",

@@ -8,6 +8,13 @@ from prometheus_client.samples import Sample
 
 from backstay.db import PoolUse
 from backstay.events import (
+    CacheBypassed,
+    CacheHit,
+    CacheIncoherent,
+    CacheMissed,
+    CacheShared,
+    CacheUnavailable,
+    CacheValueRefused,
     ConnectionAwaited,
     IdempotencyKeyMet,
     QueryFailed,
@@ -19,9 +26,23 @@ from backstay.telemetry.metrics import Metrics, ServiceState
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
 
 
+CACHE_EVENTS = (
+    CacheHit(template="user:{user_id}", tables=("users",)),
+    CacheMissed(template="user:{user_id}", tables=("users",), is_stored=True),
+    CacheMissed(template="user:{user_id}", tables=("users",), is_stored=False),
+    CacheShared(template="user:{user_id}", tables=("users",)),
+    CacheBypassed(template="user:{user_id}", tables=("users",), reason="changed"),
+    CacheValueRefused(template="user:{user_id}", reason="corrupt"),
+    CacheIncoherent(template="user:{user_id}"),
+    CacheUnavailable(operation="read"),
+)
+
+
 def make_metrics() -> Metrics:
     metrics = Metrics(version="1.2.3")
     metrics.count_request("GET", "/things", status=200, seconds=0.003)
+    for event in CACHE_EVENTS:
+        metrics.hear(event)
     metrics.hear(RequestLimited(limit="login:{ip}"))
     metrics.show(
         ServiceState(
@@ -118,6 +139,16 @@ def test_a_key_that_another_request_has_is_counted_by_what_came_of_it() -> None:
     metrics.hear(IdempotencyKeyMet(route="/orders", outcome="replayed"))
 
     assert value_of(metrics, "backstay_idempotency_keys_met_total", outcome="replayed") == 1
+
+
+def test_reads_through_the_cache_are_counted_by_template_and_by_table() -> None:
+    metrics = make_metrics()
+
+    for outcome in ("hit", "miss", "miss_not_stored", "shared", "bypass_changed"):
+        assert (
+            value_of(metrics, "backstay_cache_reads_total", template="user:{user_id}", outcome=outcome) == 1
+        )
+        assert value_of(metrics, "backstay_cache_table_reads_total", table="users", outcome=outcome) == 1
 
 
 def test_a_database_that_moved_on_shows_its_new_migration_only() -> None:

@@ -29,7 +29,7 @@ from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
 from backstay.app.installation import Installation, current_exchange
 from backstay.app.problems import render_problem
-from backstay.app.runtime import runtime_variable
+from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import as_app_error, is_repeatable
 from backstay.db.records import KeyRecords
@@ -112,7 +112,7 @@ class Exchange:
 
     async def run(self, app: ASGIApp) -> None:
         """Serve the request through `app` and write its access line."""
-        runtime_token = runtime_variable.set(self._installation.runtime)
+        entered = Entered(self._installation.runtime)
         token = current_exchange.set(self)
         self._installation.in_flight.add(self)
         self._mask_span()
@@ -129,7 +129,7 @@ class Exchange:
                 self._watcher.cancel()
             self._finish()
             current_exchange.reset(token)
-            runtime_variable.reset(runtime_token)
+            entered.leave()
             # The scope and the exchange know each other: parted, both go at once and not with the next
             # collection.
             for key in ("backstay.exchange", "backstay.routed"):

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from backstay.app._caching import require_shared_cache
 from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app._input_rules import InputRules
 from backstay.app._limited_routes import check_limits, require_shared_counters
@@ -141,6 +142,7 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
         check_limits(app)  # of routes that came later, and of an app that `install` met
         require_shared_counters(app, installation.settings)
+        require_shared_cache(installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 

@@ -52,6 +52,8 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
         explainer.explain_idempotency(idempotent_routes),
+        explainer.explain_cache(),
+        explainer.explain_coherence(),
         explainer.explain_limits(),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
@@ -138,6 +140,27 @@ class _Explainer:
         setting = "idempotency.keep"
         on_routes = "on 1 route" if routes == 1 else f"on {routes} routes"
         state = f"{on_routes}, kept for {self._origins[setting].value}"
+        return Part(name, True, state, self._tell(setting), setting)
+
+    def explain_cache(self) -> Part:
+        settings = self._settings
+        if not settings.cache.is_in_memory:
+            state = f"in Redis at {self._origins['cache.url'].value}"
+        elif settings.server.workers > 1 and settings.database.url.get_secret_value().startswith("sqlite"):
+            state = "in the memory of each process, emptied by every commit to the SQLite file"
+        else:
+            state = "in the memory of this process"
+        return Part("cache", True, state, self._tell("cache.url", shown=False), "cache.url")
+
+    def explain_coherence(self) -> Part:
+        chosen = self._settings.cache.coherence
+        state = {
+            "available": "changes are committed and cached reads may be a second old",
+            "strict": "changes are answered with 503",
+        }[chosen]
+        name, setting = "cache without Redis", "cache.coherence"
+        if self._settings.cache.is_in_memory:
+            return Part(name, False, "off", f"{self._tell('cache.url', shown=False)}", "cache.url")
         return Part(name, True, state, self._tell(setting), setting)
 
     def explain_limits(self) -> Part:

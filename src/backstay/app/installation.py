@@ -6,13 +6,14 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
+from backstay.app._caching import outbox_tables, relaying
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._input_rules import InputRules
 from backstay.app._limit_record import LimitRecord
@@ -129,8 +130,9 @@ class Installation:
 
     @property
     def library_tables(self) -> LibraryTables:
-        """The library's own tables that the routes need."""
-        return (idempotency_table,) if self.idempotent_routes else ()
+        """The library's own tables that the service needs."""
+        tables = (idempotency_table,) if self.idempotent_routes else ()
+        return (*tables, *outbox_tables(self.settings))
 
     @property
     def migrations(self) -> Migrations:
@@ -152,8 +154,11 @@ class Installation:
         if self.settings.environment != "test":
             self.configure_logging()
         check_idempotent_routes(self._routes())
-        async with open_runtime(self.settings) as runtime, self._observed(runtime) as observation:
+        async with AsyncExitStack() as stack:
+            runtime = await stack.enter_async_context(open_runtime(self.settings))
+            observation = await stack.enter_async_context(self._observed(runtime))
             await self._bring_schema_up(runtime.database)
+            await stack.enter_async_context(relaying(runtime))
             self.runtime, self.observation = runtime, observation
             self._turns.clear()  # locks belong to the event loop that used them
             self.key_turns = KeyTurns(self.settings.idempotency.wait)

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backstay.app._exchange import Exchange
 from backstay.app.installation import Installation
-from backstay.app.runtime import runtime_variable
+from backstay.app.runtime import Entered
 
 __all__ = ["BackstayMiddleware"]
 
@@ -39,11 +39,11 @@ class BackstayMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; a WebSocket only gets the runtime, the lifespan nothing."""
         if scope["type"] != "http":
-            token = runtime_variable.set(self._installation.runtime)
+            entered = Entered(self._installation.runtime)
             try:
                 await self._app(scope, receive, send)
             finally:
-                runtime_variable.reset(token)
+                entered.leave()
             return
         await Exchange(self._installation, scope, receive, send).run(self._inner)
 

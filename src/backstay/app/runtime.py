@@ -8,12 +8,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from backstay.background import Supervisor
+from backstay.cache.cache import Cache, cache_variable
 from backstay.cache.limits import Limits, open_limits
+from backstay.cache.opening import open_cache
 from backstay.db import Database
 from backstay.errors import UsageError
 from backstay.settings import Settings
 
-__all__ = ["Runtime", "current_runtime", "open_runtime", "runtime_variable"]
+__all__ = ["Entered", "Runtime", "current_runtime", "open_runtime", "runtime_variable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,25 @@ class Runtime:
     database: Database
     background: Supervisor
     limits: Limits
+    cache: Cache
 
 
 runtime_variable: ContextVar[Runtime | None] = ContextVar("backstay.runtime", default=None)
+
+
+class Entered:
+    """Makes a runtime the one that is found here until it is left; cheap, for it is done for each request."""
+
+    __slots__ = ("_cache_token", "_runtime_token")
+
+    def __init__(self, runtime: Runtime | None) -> None:
+        self._runtime_token = runtime_variable.set(runtime)
+        self._cache_token = cache_variable.set(None if runtime is None else runtime.cache)
+
+    def leave(self) -> None:
+        """Let what was found before be found again."""
+        runtime_variable.reset(self._runtime_token)
+        cache_variable.reset(self._cache_token)
 
 
 @asynccontextmanager
@@ -38,19 +56,23 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     Raises:
         ConfigurationError: A setting is wrong.
     """
-    database = Database(settings.database)
-    try:
-        async with open_limits(settings) as limits, Supervisor(grace=settings.server.grace) as background:
-            runtime = Runtime(settings, database, background, limits)
-            cleaning = background.start(limits.keep_clean(), name="backstay.limits")
-            token = runtime_variable.set(runtime)
-            try:
-                yield runtime
-            finally:
-                runtime_variable.reset(token)
-                cleaning.cancel()
-    finally:
-        await database.close()
+    background = Supervisor(grace=settings.server.grace)
+    async with open_limits(settings) as limits, open_cache(settings, background) as cache:
+        database = Database(settings.database, participants=(cache,))
+        if settings.cache.is_in_memory and settings.server.workers > 1 and not database.is_postgresql:
+            cache.watch(database.watch_commits().has_changed)
+        try:
+            async with background:
+                runtime = Runtime(settings, database, background, limits, cache)
+                cleaning = background.start(limits.keep_clean(), name="backstay.limits")
+                entered = Entered(runtime)
+                try:
+                    yield runtime
+                finally:
+                    entered.leave()
+                    cleaning.cancel()
+        finally:
+            await database.close()
 
 
 def current_runtime() -> Runtime:

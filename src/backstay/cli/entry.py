@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from backstay.cli.cache_commands import cache_commands
 from backstay.cli.database_commands import database_commands
 from backstay.cli.messages import complain, reporting, silence_output
 from backstay.cli.options import AppOption, HostOption, PortOption, TracebackOption, explain_when_alone
@@ -123,6 +124,7 @@ def run(
 
 
 app.add_typer(database_commands, name="db")
+app.add_typer(cache_commands, name="cache")
 
 
 @app.command()

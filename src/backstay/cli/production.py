@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 from contextlib import nullcontext
@@ -10,6 +11,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from backstay.app._caching import require_shared_cache
 from backstay.app._limited_routes import require_shared_counters
 from backstay.app.explanation import variable_name
 from backstay.app.observation import serves_metrics
@@ -46,6 +48,9 @@ def serve_production(
     loaded.installation.configure_logging()
     count = workers or settings.server.workers
     require_shared_counters(loaded.asgi, settings, workers=count)
+    require_shared_cache(settings, workers=count)
+    if workers is not None:
+        os.environ[variable_name(settings, "server.workers")] = str(workers)  # each worker reads it
     listener = bind(settings, host=host, port=port)
     first = multiprocessing.get_context("spawn").Lock() if count > 1 else None
     factory = AppFactory(loaded.project, traceback=traceback, first=first)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from backstay.errors import ReadOnlySessionError
-from backstay.transaction import Transaction
+from backstay.transaction import Participant, Transaction
 
 __all__ = ["ReaderSource", "ReadingTransaction"]
 
@@ -17,8 +17,10 @@ __all__ = ["ReaderSource", "ReadingTransaction"]
 class ReaderSource(Protocol):
     """Where readers come from: the database."""
 
-    def spare_reader(self) -> Any:  # an async context manager of AsyncSession | None
-        """Open a reading session when a connection is free at once."""
+    participants: tuple[Participant, ...]
+
+    def spare_reader(self, *, may_wait: bool) -> Any:  # an async context manager of AsyncSession | None
+        """Open a reading session when a connection is free at once, or when it is one's turn."""
         ...
 
     def reading_session_on(self, connection: AsyncConnection, transaction: Transaction) -> AsyncSession:
@@ -53,10 +55,15 @@ class ReadingTransaction(Transaction):
         """Whether a connection is checked out."""
         return self.carrier.in_transaction()
 
+    @property
+    def participants(self) -> Sequence[Participant]:
+        """What takes part in the commits of the database."""
+        return self.owner.participants
+
     @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncSession | None]:
+    async def reader(self, *, may_wait: bool = False) -> AsyncIterator[AsyncSession | None]:
         """Open another reading session, or None when no connection is free."""
-        async with self.owner.spare_reader() as session:
+        async with self.owner.spare_reader(may_wait=may_wait) as session:
             yield session
 
     @asynccontextmanager

@@ -25,10 +25,19 @@ from backstay import events
 from backstay.db._commit_bound import bound_commit
 from backstay.db._errors import explain_refused_value, is_certain, sqlstate_of
 from backstay.db._reading import ReaderSource
+from backstay.db._reads import locks_rows, tables_read
 from backstay.db._writes import Writes
 from backstay.db.outbox import add_note
 from backstay.errors import TransactionAbortedError, UsageError
-from backstay.transaction import BlockingParticipant, Outcome, Participant, Transaction, attach, of
+from backstay.transaction import (
+    BlockingParticipant,
+    Outcome,
+    Participant,
+    Transaction,
+    attach,
+    observe_reads,
+    of,
+)
 
 __all__ = ["DatabaseTransaction", "Owner", "begin_tracking", "watch_engine", "watch_sessions"]
 
@@ -58,6 +67,7 @@ class DatabaseTransaction(Transaction):
         self.commit_error: BaseException | None = None
         self.commit_began: float | None = None
         self._connection: Connection | None = None
+        self.has_locked = False
         self._has_committed_before = False
         self._is_prepared = False
         self._calls: list[tuple[SessionTransaction | None, Callable[..., object], tuple[object, ...]]] = []
@@ -74,9 +84,9 @@ class DatabaseTransaction(Transaction):
 
     @property
     def changed(self) -> bool:
-        """Whether anything was written or waits to be flushed."""
+        """Whether anything was written, waits to be flushed, or was locked to be changed."""
         session = self.session
-        return bool(self.writes or session.new or session.deleted or session.dirty)
+        return bool(self.writes or self.has_locked or session.new or session.deleted or session.dirty)
 
     @property
     def isolated(self) -> bool:
@@ -88,10 +98,15 @@ class DatabaseTransaction(Transaction):
         """Whether a connection is checked out."""
         return self._connection is not None and self.outcome is None
 
+    @property
+    def participants(self) -> tuple[Participant, ...]:
+        """What takes part in the commits of this database."""
+        return self.owner.participants
+
     @asynccontextmanager
-    async def reader(self) -> AsyncIterator[AsyncSession | None]:
+    async def reader(self, *, may_wait: bool = False) -> AsyncIterator[AsyncSession | None]:
         """Open a reading session of its own, or None when no connection is free."""
-        async with self.owner.spare_reader() as session:
+        async with self.owner.spare_reader(may_wait=may_wait) as session:
             yield session
 
     @asynccontextmanager
@@ -313,6 +328,11 @@ def _before_statement(
     transaction = connection.info.get(_TRANSACTION)
     if transaction is not None:
         transaction.written.add_statement(statement, context)
+        if " FOR " in statement:  # cheap to ask, and nearly always no
+            transaction.has_locked |= locks_rows(context)
+    reads = observe_reads()
+    if reads is not None:
+        reads.update(tables_read(context))
     if events.is_watched(events.QueryExecuted) or events.is_watched(events.QueryFailed):
         connection.info[_BEGAN] = perf_counter()
 

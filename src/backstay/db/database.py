@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Literal
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
+from backstay.db._commit_watch import CommitWatch
 from backstay.db._pool import NoSpareConnectionError, PoolUse, pool_use, without_waiting
 from backstay.db._reading import ReadingTransaction
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
@@ -48,6 +49,7 @@ class Database:
         self.url = url if self._temporary is None else url.set(database=str(self._temporary), query={})
         self.settings = settings
         self.participants: tuple[Participant, ...] = tuple(participants)
+        self._watches: list[CommitWatch] = []
         self.engine, self.read_engine = _engine.create_engines(self.url, settings)
         # Classes of this database's own: listeners belong to it, not to every session of the process.
         self._session_class = type("TransactionCore", (Session,), {})
@@ -130,11 +132,15 @@ class Database:
             await session.close()
 
     @asynccontextmanager
-    async def spare_reader(self) -> AsyncIterator[AsyncSession | None]:
-        """Open a reading session that is connected already; None when no connection is free at once."""
+    async def spare_reader(self, *, may_wait: bool = False) -> AsyncIterator[AsyncSession | None]:
+        """Open a reading session that is connected already.
+
+        Args:
+            may_wait: Whether to wait for a connection; else None comes when none is free at once.
+        """
         async with self.reading() as session:
             try:
-                with without_waiting():
+                with nullcontext() if may_wait else without_waiting():
                     await session.connection()
             except NoSpareConnectionError:
                 yield None
@@ -204,6 +210,12 @@ class Database:
         """Return how full the pools of the asynchronous engines are at this moment."""
         return pool_use(self.engine), pool_use(self.read_engine)
 
+    def watch_commits(self) -> CommitWatch:
+        """Return what tells whether anybody has committed to this SQLite file; closed with the database."""
+        watch = CommitWatch(str(self.url.database))
+        self._watches.append(watch)
+        return watch
+
     async def check(self) -> None:
         """Ask the database a trivial question; an error is the answer "not ready"."""
         async with self.reading() as session:
@@ -211,6 +223,8 @@ class Database:
 
     async def close(self) -> None:
         """Disconnect; a database in memory is gone."""
+        for watch in self._watches:
+            watch.close()
         await self.engine.dispose()
         await self.read_engine.dispose()
         if "sync_engine" in self.__dict__:

@@ -29,6 +29,7 @@ __all__ = [
     "LibraryTables",
     "RequestKey",
     "StoredResponse",
+    "has_table",
     "idempotency_table",
     "require_tables",
 ]
@@ -222,18 +223,27 @@ _STORE: Final = (
 )
 
 
+async def has_table(database: Database, table: sa.Table) -> bool:
+    """Return whether the database has one of the library's tables."""
+    return table.name in await _find_names(database)
+
+
+async def _find_names(database: Database) -> set[str]:
+    async with database.read_engine.connect() as connection:
+        return set(await connection.run_sync(lambda bound: sa.inspect(bound).get_table_names()))
+
+
 async def require_tables(database: Database, tables: Iterable[sa.Table]) -> None:
     """Refuse a database that lacks one of the library's tables.
 
     Raises:
         ConfigurationError: It lacks one.
     """
-    async with database.read_engine.connect() as connection:
-        present = set(await connection.run_sync(lambda bound: sa.inspect(bound).get_table_names()))
+    present = await _find_names(database)
     for table in tables:
         if table.name not in present:
             raise ConfigurationError(
-                f"The database has no table {table.name}, which the routes of this service need.",
+                f"The database has no table {table.name}, which this service needs.",
                 hint=f'Write and run its migration: backstay db revision -m "add {table.name}", then '
                 "backstay db upgrade",
             )

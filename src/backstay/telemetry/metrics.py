@@ -21,6 +21,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from backstay.errors import ConfigurationError
 from backstay.events import (
+    CacheEvent,
+    CacheUnavailable,
     ConnectionAwaited,
     Event,
     IdempotencyKeyMet,
@@ -30,6 +32,7 @@ from backstay.events import (
     TransactionCommitted,
     TransactionRolledBack,
 )
+from backstay.telemetry._cache_metrics import CacheMetrics
 from backstay.telemetry._folder import FOLDER_VARIABLE, announce_process, drop_ended, list_files
 from backstay.telemetry._tallies import Tallies
 
@@ -106,6 +109,7 @@ class Metrics:
         ConnectionAwaited,
         IdempotencyKeyMet,
         RequestLimited,
+        *CacheMetrics.kinds,
     )
 
     def __init__(self, *, version: str) -> None:
@@ -166,6 +170,8 @@ class Metrics:
                 instruments.keys_met.labels(event.outcome).inc()
             case RequestLimited():
                 instruments.limited.labels(event.limit).inc()
+            case CacheEvent() | CacheUnavailable():
+                instruments.cache.hear(event)
 
     def show(self, state: ServiceState) -> None:
         """Set the gauges of this process."""
@@ -260,6 +266,7 @@ class _Instruments:
             ("limit",),
             registry=registry,
         )
+        self.cache = CacheMetrics(registry)
         self.loop_lag = Gauge(
             "backstay_event_loop_lag_seconds",
             "The longest that the event loop came late in the last 15 seconds.",

@@ -8,6 +8,7 @@ In the top `conftest.py`: `pytest_plugins = ["backstay.testing"]`. Then tests ma
     database        the test's own database; what is committed is really committed
     session         a session on it, to arrange rows
     settings        the project's settings for this test; `database_url` is in them
+    cache           the app's cache, empty
     events          what happened in the test
     assert_queries  how many statements a block sends
     migrations_check  the whole history up, down and up, and then no difference to the models

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from backstay.app.runtime import Runtime
+    from backstay.cache.cache import Cache
 
 __all__ = ["LiveServer"]
 
@@ -94,6 +95,15 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
         return cast("Runtime", request.getfixturevalue("_runtime_without_app"))
     request.getfixturevalue("_started_app")
     return cast("Runtime", find_installation(request.getfixturevalue("app")).runtime)
+
+
+@pytest.fixture
+def cache(runtime: Runtime) -> Cache:
+    """Return the cache of the app, or of the runtime that is opened for this test.
+
+    It is empty, whichever store it has: in Redis each test has a prefix of its own.
+    """
+    return runtime.cache
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Create products, users and idempotency keys."""
+"""Create products, users, idempotency keys and the outbox."""
 
 import backstay.db.types
 import sqlalchemy as sa
@@ -61,23 +61,28 @@ def upgrade() -> None:
         sa.Column("created_at", backstay.db.types.UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("owner", "method", "route", "key", name=op.f("pk_backstay_idempotency")),
     )
+    op.create_table(
+        "backstay_outbox",
+        sa.Column("id", backstay.db.types.Uuid(), nullable=False),
+        sa.Column("topic", backstay.db.types.String(200), nullable=False),
+        sa.Column("payload", backstay.db.types.String(), nullable=False),
+        sa.Column("created_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_backstay_outbox")),
+    )
     with op.batch_alter_table("products", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_products_category_slug"),
-            ["category_slug"],
-            unique=False,
-        )
+        batch_op.create_index(batch_op.f("ix_products_category_slug"), ["category_slug"], unique=False)
         batch_op.create_index(batch_op.f("ix_products_name"), ["name"], unique=False)
     with op.batch_alter_table("backstay_idempotency", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_backstay_idempotency_created_at"),
-            ["created_at"],
-            unique=False,
-        )
+        batch_op.create_index(batch_op.f("ix_backstay_idempotency_created_at"), ["created_at"], unique=False)
+    with op.batch_alter_table("backstay_outbox", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_backstay_outbox_topic"), ["topic"], unique=False)
 
 
 def downgrade() -> None:
     """Take the change back."""
+    with op.batch_alter_table("backstay_outbox", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_backstay_outbox_topic"))
+    op.drop_table("backstay_outbox")
     with op.batch_alter_table("backstay_idempotency", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_backstay_idempotency_created_at"))
     op.drop_table("backstay_idempotency")

@@ -2,6 +2,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from backstay.events import CacheHit
+from backstay.testing import Events
 from httpx2 import AsyncClient
 
 
@@ -16,6 +18,14 @@ async def test_a_registered_user_can_be_read(client: AsyncClient, ada: dict[str,
     assert response.json() == ada
     assert ada["email"] == "ada@example.com"
     assert ada["createdAt"] == ada["updatedAt"]
+
+
+async def test_a_change_is_seen_at_once(client: AsyncClient, ada: dict[str, Any], events: Events) -> None:
+    path = f"/users/{ada['userId']}"
+    for name in ("Ada", "Ada King"):
+        await client.patch(path, json={"name": name}, headers={"If-Match": "*"})
+        assert [(await client.get(path)).json()["name"] for _ in range(2)] == [name, name]
+    assert len(events.of(CacheHit)) == 2
 
 
 async def test_an_address_registers_once(client: AsyncClient, ada: dict[str, Any]) -> None:
