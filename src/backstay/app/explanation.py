@@ -125,8 +125,8 @@ class _Explainer:
     def _explain_strict_json(self, *, is_default: bool) -> Part:
         chosen = self._settings.http.strict_json
         part = self._decide("strict JSON", "http.strict_json", is_on=is_default if chosen is None else chosen)
-        made = "create_app()" if is_default else "install()"
-        return replace(part, reason=f"{part.reason} and {made} made the app") if chosen is None else part
+        made = "create_app() made the app" if is_default else "install() met the app"
+        return replace(part, reason=f"{part.reason} and {made}") if chosen is None else part
 
     def explain_transport_security(self, *, has_policy: bool) -> Part:
         is_on = has_policy and self._is_production
