@@ -26,7 +26,8 @@
         ├── UnavailableError          503
         │   ├── RetryableError        503  two transactions met; the same request may succeed now
         │   └── OutcomeUnknownError   503  the connection was lost while committing
-        └── DeadlineExceededError     504
+        ├── DeadlineExceededError     504
+        └── StorageFullError          507
 
 The message of an `AppError` goes over the wire as the problem's `detail`: never put into it what the caller
 sent, nor SQL, paths or secrets. The messages of the other two branches are for developers and stay in the
@@ -59,6 +60,7 @@ __all__ = [
     "ReadOnlySessionError",
     "RetryableError",
     "SessionEndedError",
+    "StorageFullError",
     "TransactionAbortedError",
     "UnauthenticatedError",
     "UnavailableError",
@@ -325,6 +327,14 @@ class UpstreamTimeoutError(UpstreamError):
     title = "Gateway Timeout"
     code = "upstream_timeout"
     what_callers_read = "A service that this one depends on did not answer in time."
+
+
+class StorageFullError(AppError):
+    """There is no room left to store what the request brings; reading goes on."""
+
+    status = 507
+    title = "Insufficient Storage"
+    code = "storage_full"
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

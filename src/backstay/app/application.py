@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from backstay.app._caching import require_shared_cache
 from backstay.app._idempotent_operations import check_idempotent_routes
+from backstay.app._input_rules import InputRules
 from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app._named_clients import check_clients
 from backstay.app.documentation import add_documentation
@@ -93,11 +94,17 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         # A span for each dependency, too, triples what a trace costs; FastAPI's own log records hold the
         # messages of errors, past every redaction.
         telemetry={"tracing": settings.telemetry.traces, "operation_spans": False, "logs": False},
+        form_limits={
+            "max_fields": settings.http.max_form_fields,
+            "max_files": settings.http.max_form_files,
+            "max_part_size": settings.http.max_body_bytes,
+        },
         **options,
     )
     installation = install(app, settings, health_checks=health_checks)
     installation.response_headers = _response_headers(settings)
     installation.max_body_bytes = settings.http.max_body_bytes
+    installation.input_rules = InputRules.of_created(settings)
     installation.log_processors = tuple(log_processors)
     add_problem_handlers(app, shape=problem_shape)
     for router in routers:

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from backstay.app._caching import outbox_tables, relaying
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._in_flight import InFlight, current_exchange
+from backstay.app._input_rules import InputRules
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
@@ -50,6 +51,7 @@ class Installation:
         self.response_headers: tuple[tuple[str, str], ...] = ()
         self.quiet_paths = frozenset({"/livez", "/readyz", METRICS_PATH})
         self.max_body_bytes: int | None = None
+        self.input_rules = InputRules.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
 
     @property

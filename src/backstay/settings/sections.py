@@ -249,6 +249,34 @@ class HttpSettings(SettingsSection):
     max_body_bytes: int = Field(
         default=1024 * 1024, ge=1, description="A larger request body is answered with 413."
     )
+    max_headers: int = Field(
+        default=100, ge=1, description="A request with more header lines is answered with 431."
+    )
+    max_header_bytes: int = Field(
+        default=32 * 1024,
+        ge=1,
+        description="A request whose header lines are longer together is answered with 431.",
+    )
+    max_form_fields: int = Field(
+        default=200, ge=0, description="A form with more fields that are no files is answered with 400."
+    )
+    max_form_files: int = Field(default=20, ge=0, description="A form with more files is answered with 400.")
+    strict_json: bool | None = Field(
+        default=None,
+        description="Refuse JSON bodies that readers understand in several ways, such as a name that stands "
+        "twice. Unset: on for apps that create_app makes.",
+    )
+    max_json_depth: int = Field(
+        default=32,
+        ge=1,
+        le=250,
+        description="strict_json: arrays and objects that are nested deeper are answered with 422.",
+    )
+    max_json_values: int = Field(
+        default=10_000,
+        ge=1,
+        description="strict_json: a body whose arrays and objects hold more together is answered with 422.",
+    )
     request_id_header: str = Field(
         default="X-Request-ID",
         pattern=r"^[A-Za-z0-9-]+$",
