@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 
 from backstay import ReadSessionDep, SessionDep, create_app, install
 from backstay.db import Database
-from backstay.events import QueryExecuted
+from backstay.events import QueryExecuted, subscribed
 from backstay.logging import captured_logs
 from backstay.settings import DatabaseSettings, HttpSettings, Settings, TelemetrySettings
 
@@ -128,16 +128,17 @@ class TestCounts:
         }
         assert counted == {"committed": 1, "rolled_back": 2, "unknown": 0}
 
-    async def test_statements_are_counted_and_timed(self, client: AsyncClient, events: Any) -> None:
-        before, events_before = await scrape(client), len(events.of(QueryExecuted))
-        await client.get("/rows/1")
-        after, told = await scrape(client), events.of(QueryExecuted)[events_before:]
+    async def test_statements_are_counted_and_timed(self, client: AsyncClient) -> None:
+        heard: list[Any] = []
+        with subscribed(heard.append, QueryExecuted):
+            before = await scrape(client)
+            await client.get("/rows/1")
+            after = await scrape(client)
 
-        assert [query.statement.split()[0] for query in told if "counted_rows" in query.statement] == [
-            "SELECT"
-        ]
+        # The plugin prepares other tests' databases in a thread: its statements are this process's too.
+        assert sum("counted_rows" in query.statement for query in heard) == 1
         for name in ("backstay_db_queries_total{}", "backstay_db_query_duration_seconds_count{}"):
-            assert after[name] - before[name] == len(told), told
+            assert 1 <= after[name] - before[name] <= len(heard)
         assert after["backstay_db_query_duration_seconds_sum{}"] > 0
 
     async def test_the_pools_are_shown(
