@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from backstay.app.application import create_app as create_app
     from backstay.app.application import install as install
+    from backstay.app.clients import client as client
+    from backstay.app.clients import create_client as create_client
     from backstay.app.conditions import Condition as Condition
     from backstay.app.conditions import ConditionDep as ConditionDep
     from backstay.app.conditions import ETagDep as ETagDep
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from backstay.cache.cached import cached as cached
     from backstay.cache.forgetting import forget as forget
     from backstay.cache.forgetting import invalidates as invalidates
+    from backstay.clients import fetch as fetch
     from backstay.db import Database as Database
     from backstay.db.model import Model as Model
     from backstay.db.model import TimestampMixin as TimestampMixin
@@ -79,10 +82,13 @@ _ROOMS = {
     "VersionMixin": "backstay.db.version",
     "after_commit": "backstay.transaction",
     "cached": "backstay.cache.cached",
+    "client": "backstay.app.clients",
     "configure_logging": "backstay.logging",
     "create_app": "backstay.app.application",
+    "create_client": "backstay.app.clients",
     "current_runtime": "backstay.app.runtime",
     "forget": "backstay.cache.forgetting",
+    "fetch": "backstay.clients",
     "get_logger": "backstay.logging",
     "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",

@@ -19,10 +19,15 @@
         │   └── KeyReusedError        422  this idempotency key came with another request before
         ├── PreconditionRequiredError 428  the caller has to name the version that it changes
         ├── RateLimitedError          429
+        ├── UpstreamError             502  a service that this one calls did not do its part
+        │   ├── UpstreamAnswerError   502  it answered with an error, in another shape, or with too much
+        │   ├── UpstreamUnavailableError  503  it was not reached, it is overloaded, or nobody asks it for now
+        │   └── UpstreamTimeoutError  504  its answer did not come in time
         ├── UnavailableError          503
         │   ├── RetryableError        503  two transactions met; the same request may succeed now
         │   └── OutcomeUnknownError   503  the connection was lost while committing
-        └── DeadlineExceededError     504
+        ├── DeadlineExceededError     504
+        └── StorageFullError          507
 
 The message of an `AppError` goes over the wire as the problem's `detail`: never put into it what the caller
 sent, nor SQL, paths or secrets. The messages of the other two branches are for developers and stay in the
@@ -55,9 +60,14 @@ __all__ = [
     "ReadOnlySessionError",
     "RetryableError",
     "SessionEndedError",
+    "StorageFullError",
     "TransactionAbortedError",
     "UnauthenticatedError",
     "UnavailableError",
+    "UpstreamAnswerError",
+    "UpstreamError",
+    "UpstreamTimeoutError",
+    "UpstreamUnavailableError",
     "UsageError",
     "did_you_mean",
 ]
@@ -257,6 +267,74 @@ class DeadlineExceededError(AppError):
     status = 504
     title = "Gateway Timeout"
     code = "deadline_exceeded"
+
+
+class UpstreamError(AppError):
+    """A service that this one calls did not do its part.
+
+    Callers are told no more than that; who is called, and what went wrong there, is for the logs.
+
+    Args:
+        client: The name of the client that called it.
+        reason: What went wrong, in words that hold nothing of the answer.
+        upstream_status: The status that it answered with; None when there was no answer.
+        retry_after_seconds: Sent as `Retry-After`; no header when None.
+    """
+
+    status = 502
+    title = "Bad Gateway"
+    code = "upstream_failed"
+    what_callers_read: ClassVar[str] = "A service that this one depends on did not do its part."
+
+    def __init__(
+        self,
+        client: str,
+        reason: str,
+        *,
+        upstream_status: int | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
+        super().__init__(self.what_callers_read, headers=headers)
+        self.client = client
+        self.reason = reason
+        self.upstream_status = upstream_status
+
+    def __str__(self) -> str:
+        return f"Client {self.client!r}: {self.reason}"
+
+
+class UpstreamAnswerError(UpstreamError):
+    """A service that this one calls answered with an error, in another shape, or with too much."""
+
+    code = "upstream_answer"
+    what_callers_read = "A service that this one depends on gave an answer that is of no use."
+
+
+class UpstreamUnavailableError(UpstreamError):
+    """A service that this one calls was not reached, is overloaded, or nobody asks it for now."""
+
+    status = 503
+    title = "Service Unavailable"
+    code = "upstream_unavailable"
+    what_callers_read = "A service that this one depends on cannot be reached now."
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The answer of a service that this one calls did not come in time."""
+
+    status = 504
+    title = "Gateway Timeout"
+    code = "upstream_timeout"
+    what_callers_read = "A service that this one depends on did not answer in time."
+
+
+class StorageFullError(AppError):
+    """There is no room left to store what the request brings; reading goes on."""
+
+    status = 507
+    title = "Insufficient Storage"
+    code = "storage_full"
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "RequestRepeated",
     "TransactionCommitted",
     "TransactionRolledBack",
+    "UpstreamCalled",
     "emit",
     "is_watched",
     "subscribed",
@@ -187,6 +188,25 @@ class CacheUnavailable(Event):
 
     operation: str
     """What it was asked for: `read`, `fill`, `prepare`, `settle` or `forget`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamCalled(Event):
+    """A call to another service ended: its answer was read, or it failed."""
+
+    client: str
+    """The name of the client."""
+    method: str
+    host: str
+    """Whom it called; path and query stay out."""
+    status: int | None
+    """Of the answer; None when there was none."""
+    error: str | None
+    """The name of the class of what went wrong, without a message; None when nothing did."""
+    attempts: int
+    """1, and 1 for each time that it was tried again; 0 when nothing was sent."""
+    seconds: float
+    """From the call to the end of the answer's body, all attempts included."""
 
 
 Subscriber = Callable[[Event], None]

@@ -24,7 +24,7 @@ from pydantic_core import to_jsonable_python
 
 from backstay.errors import BackstayError
 
-__all__ = ["JSONDecodeError", "JSONEncodeError", "dumps", "loads"]
+__all__ = ["JSONDecodeError", "JSONEncodeError", "WideIntegerError", "dumps", "has_repeated_names", "loads"]
 
 
 class JSONEncodeError(BackstayError, ValueError):
@@ -53,6 +53,13 @@ class JSONDecodeError(BackstayError, ValueError):
         super().__init__(f"Cannot decode JSON: {reason} at character {position}.")
         self.reason = reason
         self.position = position
+
+
+class WideIntegerError(JSONDecodeError):
+    """A text is JSON, and holds an integer that does not fit into 64 bits."""
+
+    def __init__(self, *, position: int) -> None:
+        super().__init__("the integer does not fit into 64 bits", position=position)
 
 
 def dumps(value: object) -> bytes:
@@ -92,6 +99,15 @@ def loads(data: bytes | bytearray | memoryview | str) -> object:
         return value
     # Raised out here, so that orjson's error, which keeps the whole text, is not carried along.
     raise JSONDecodeError(reason, position=position)
+
+
+def has_repeated_names(text: bytes, value: object) -> bool:
+    """Return whether a name may stand twice in one object of `text`, which `loads` made into `value`.
+
+    False is certain: a member that got lost leaves the text with more colons than the value is written with,
+    as long as none is written as an escape. True asks for a closer look.
+    """
+    return b"\\u003" in text or text.count(b":") != orjson.dumps(value).count(b":")
 
 
 class _RefusedError(Exception):
@@ -303,7 +319,7 @@ def _refuse_wide_integers(data: bytes | bytearray | memoryview | str) -> None:
     for found in _NUMBER_OR_TEXT.finditer(encoded):
         if found["integer"] and not -(2**63) <= int(found["integer"]) < 2**64:
             position = len(encoded[: found.start()].decode())
-            raise JSONDecodeError("the integer does not fit into 64 bits", position=position)
+            raise WideIntegerError(position=position)
 
 
 _WIDE_DIGITS: Final = len(str(2**63))

@@ -379,13 +379,13 @@ class TestWriting:
         )
 
     async def test_a_long_header_is_read_in_time_that_grows_with_it(self, client: AsyncClient) -> None:
-        tags = ",".join(f'"{number}"' for number in range(2, 8_000))
+        tags = ",".join(f'"{number}"' for number in range(2, 4_000))
         loop = asyncio.get_running_loop()
         began = loop.time()
 
         answers = [
             await client.put("/boats/1", json=body(), headers={"If-Match": given})
-            for given in (tags, tags + ",x", " \t" * 20_000 + "x")
+            for given in (tags, tags + ",x", " \t" * 10_000 + "x")
         ]
 
         assert [answer.status_code for answer in answers] == [412, 400, 400]

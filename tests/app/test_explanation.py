@@ -53,6 +53,21 @@ _PRODUCTION: dict[str, Any] = {
             _PRODUCTION | {"http": HttpSettings(docs=True)},
             "documentation: on, because the code sets http.docs",
         ),
+        (
+            "header limit",
+            {},
+            "header limit: 100 lines of 32768 bytes in all, because SHOP_HTTP__MAX_HEADERS is not set",
+        ),
+        (
+            "strict JSON",
+            {},
+            "strict JSON: on, because SHOP_HTTP__STRICT_JSON is not set and create_app() made the app",
+        ),
+        (
+            "strict JSON",
+            {"http": HttpSettings(strict_json=False)},
+            "strict JSON: off, because the code sets http.strict_json",
+        ),
         ("CORS", {}, "CORS: off, because SHOP_HTTP__CORS_ORIGINS is not set"),
         (
             "metrics",
@@ -217,6 +232,7 @@ def test_install_leaves_the_policy_to_the_app() -> None:
         "security headers",
         "problem documents",
         "body limit",
+        "strict JSON",
         "strict transport security",
     ):
         assert not _explain(name, has_policy=False, **_PRODUCTION).is_on
@@ -244,3 +260,9 @@ def test_idempotency_keys_are_told_by_the_routes_that_take_them(routes: int, sen
 
 def test_the_variable_of_a_setting() -> None:
     assert variable_name(ShopSettings(), "server.port") == "SHOP_SERVER__PORT"
+
+
+def test_strict_json_is_told_to_be_on_after_install_when_a_setting_says_so() -> None:
+    part = _explain("strict JSON", has_policy=False, http=HttpSettings(strict_json=True))
+
+    assert (part.is_on, part.setting) == (True, "http.strict_json")

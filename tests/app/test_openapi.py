@@ -284,7 +284,7 @@ def test_the_order_of_a_list_is_described_by_what_is_allowed() -> None:
     parameters = document_of(add_users)["paths"]["/users"]["get"]["parameters"]
     sort = next(parameter for parameter in parameters if parameter["name"] == "sort")
 
-    assert sort["schema"]["pattern"] == "^-?(userId)(,-?(userId))*$"
+    assert sort["schema"]["pattern"] == "^(-?(userId)(,-?(userId))*)?$"
     assert sort["schema"]["default"] == "-userId"
     assert sort["required"] is False
 

@@ -114,6 +114,44 @@ def test_an_extension_that_json_cannot_say_is_left_out(caplog: pytest.LogCapture
     assert "JSON cannot say" in caplog.text
 
 
+def test_a_method_that_is_not_there_is_answered_with_all_that_are() -> None:
+    app, router = FastAPI(), APIRouter(prefix="/v1")
+    add_problem_handlers(app)
+
+    @router.get("/things/{thing_id}")
+    @router.patch("/things/{thing_id}")
+    async def some(thing_id: int) -> None: ...
+
+    @router.delete("/things/{thing_id}")
+    async def remove(thing_id: int) -> None: ...
+
+    @router.get("/others")
+    async def other() -> None: ...
+
+    app.include_router(router)
+
+    assert TestClient(app).put("/v1/things/1").headers["allow"] == "DELETE, GET, PATCH"
+    assert TestClient(app, root_path="/shop").put("/v1/things/1").headers["allow"] == "DELETE, GET, PATCH"
+    assert TestClient(app).put("/v1/others").headers["allow"] == "GET"
+
+
+def test_what_is_secret_by_its_type_or_name_is_masked_in_an_extension() -> None:
+    class Account(Schema):
+        name: str
+        email: Annotated[str, Sensitive]
+
+    account = Account(name="Ada", email="hunter2")
+    response = answer(
+        ConflictError(account=account, accounts=[{"first": account}], pin=7, word=SecretStr("hunter2"))
+    )
+
+    shown = {"name": "Ada", "email": "[redacted]"}
+    assert "hunter2" not in response.text
+    assert response.json()["account"] == shown
+    assert response.json()["accounts"] == [{"first": shown}]
+    assert response.json()["pin"] == response.json()["word"] == "[redacted]"
+
+
 def test_an_extension_may_be_a_date() -> None:
     assert answer(ConflictError(until=date(2026, 1, 2))).json()["until"] == "2026-01-02"
 

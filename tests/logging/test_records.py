@@ -14,6 +14,8 @@ from backstay.logging import bound_context, configure_logging, get_logger
 from backstay.settings import LoggingSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.logging.conftest import Lines
 
 LIBRARIES = [
@@ -120,6 +122,17 @@ def test_sqlalchemys_echo_writes_each_statement_once_without_parameters_and_rows
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.fixture
+def talkative_http_client() -> Iterator[None]:
+    """Let the HTTP client write its lines, also once a client of backstay has put them off for its own."""
+    logger = logging.getLogger("httpx2")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    yield
+    logger.setLevel(before)
+
+
+@pytest.mark.usefixtures("talkative_http_client")
 def test_the_line_of_an_http_client_has_no_query(lines: Lines) -> None:
     transport = httpx2.MockTransport(lambda _request: httpx2.Response(200))
     with httpx2.Client(transport=transport) as client:

@@ -2,7 +2,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import pytest
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, TypeAdapter, ValidationError
 
 from backstay.logging import get_logger
 
@@ -140,3 +144,49 @@ def test_exc_info_is_taken_in_each_of_its_forms(lines: Lines) -> None:
     events = lines.read_events()
     assert [event["exception"]["message"] for event in events[:4]] == ["bad"] * 4
     assert not any({"exception", "exc_info"} & set(event) for event in events[4:])
+
+
+def refuse(value: str) -> str:
+    raise ValueError(f"{value} is taken")
+
+
+class Login(BaseModel):
+    name: Annotated[str, Field(max_length=3)]
+    password: SecretStr
+    nickname: Annotated[str, AfterValidator(refuse)]
+
+
+def test_of_refused_input_only_what_is_wrong_is_told(lines: Lines) -> None:
+    sent: Any = {"name": "hunter2", "password": ["hunter2"], "nickname": "hunter2"}
+    with pytest.raises(ValidationError) as refused:
+        Login.model_validate(sent)
+    assert "hunter2" in str(refused.value), "Pydantic repeats what it refuses"
+
+    for error in (refused.value, RequestValidationError(refused.value.errors(), body=sent)):
+        logger.info("login failed", exc_info=error)
+
+    assert {event["exception"]["message"] for event in lines.read_events()} == {
+        "3 validation errors: name: String should have at most 3 characters (string_too_long); "
+        "password: Input should be a valid string (string_type); nickname: value_error"
+    }
+
+
+def test_of_much_refused_input_ten_errors_are_told(lines: Lines) -> None:
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(list[int]).validate_python(["x"] * 99)
+
+    logger.info("failed", exc_info=refused.value)
+
+    message = lines.read_event()["exception"]["message"]
+    assert message.startswith("99 validation errors: 0: ")
+    assert message.endswith("; and 89 more")
+
+
+def test_an_error_with_other_errors_says_what_it_says(lines: Lines) -> None:
+    class BatchError(Exception):
+        def errors(self) -> list[str]:
+            return ["x"]
+
+    logger.info("failed", exc_info=BatchError("two failed"))
+
+    assert lines.read_event()["exception"]["message"] == "two failed"

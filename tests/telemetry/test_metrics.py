@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -20,6 +21,7 @@ from backstay.events import (
     QueryFailed,
     RequestLimited,
     TransactionRolledBack,
+    UpstreamCalled,
 )
 from backstay.telemetry.metrics import Metrics, ServiceState
 
@@ -38,12 +40,25 @@ CACHE_EVENTS = (
 )
 
 
+def called(*, status: int | None, error: str | None = None) -> UpstreamCalled:
+    return UpstreamCalled(
+        client="rates",
+        method="GET",
+        host="rates.example",
+        status=status,
+        error=error,
+        attempts=1,
+        seconds=0.02,
+    )
+
+
 def make_metrics() -> Metrics:
     metrics = Metrics(version="1.2.3")
     metrics.count_request("GET", "/things", status=200, seconds=0.003)
     for event in CACHE_EVENTS:
         metrics.hear(event)
     metrics.hear(RequestLimited(limit="login:{ip}"))
+    metrics.hear(called(status=200))
     metrics.show(
         ServiceState(
             requests_in_flight=2,
@@ -164,3 +179,20 @@ def test_a_database_that_moved_on_shows_its_new_migration_only() -> None:
     )
     assert value_of(metrics, "backstay_migrations_info", revision="1a2b3c") == 0
     assert value_of(metrics, "backstay_migrations_info", revision="4d5e6f") == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome"),
+    [
+        (called(status=503), "5xx"),
+        (called(status=None, error="upstream_timeout"), "upstream_timeout"),
+        (called(status=200, error="upstream_answer"), "upstream_answer"),
+    ],
+)
+def test_a_call_counts_by_its_status_or_by_what_went_wrong(event: UpstreamCalled, outcome: str) -> None:
+    metrics = make_metrics()
+
+    metrics.hear(event)
+
+    name = "backstay_upstream_call_duration_seconds_count"
+    assert value_of(metrics, name, client="rates", outcome=outcome) == 1

@@ -93,7 +93,7 @@ class TestRequests:
 @pytest.mark.databases("postgresql")
 async def test_a_slow_statement_that_fails_is_told_too(client: AsyncClient) -> None:
     with captured_logs() as lines:
-        assert (await client.get("/locks")).status_code == 500
+        assert (await client.get("/locks")).status_code == 422
 
     (line,) = warnings_in(lines)
     assert line["event"].startswith("A statement failed after ")

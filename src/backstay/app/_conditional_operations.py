@@ -55,7 +55,11 @@ def _describe_parameters(operation: _Json, method: str, calls: set[object]) -> N
 
 def _header(name: str, description: str, *, required: bool = False) -> _Json:
     header = {"name": name, "in": "header", "required": required, "description": description}
-    return {**header, "schema": {"type": "string", "examples": ['"3"']}}
+    return {**header, "schema": {"type": "string", "pattern": _TAGS, "examples": ['"3"']}}
+
+
+_TAG: Final = r'(W/)?"[!#-~]*"'
+_TAGS: Final = rf"^(\*|{_TAG}( *, *{_TAG})*)$"
 
 
 def _describe_responses(operation: _Json, method: str, calls: set[object]) -> None:

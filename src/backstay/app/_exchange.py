@@ -23,10 +23,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
+from backstay.app._in_flight import current_exchange
+from backstay.app._input_rules import BodyReading, explain_unread_body
 from backstay.app._limit_record import LimitRecord
 from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
-from backstay.app.installation import Installation, current_exchange
+from backstay.app.installation import Installation
 from backstay.app.problems import render_problem
 from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
@@ -94,7 +96,9 @@ class Exchange:
         self.claim: Claim | None = None
         self.condition: Condition | None = None
         self.has_left = False
-        self.inbox = Inbox(receive, max_bytes=installation.max_body_bytes)
+        self.inbox = Inbox(
+            receive, max_bytes=installation.max_body_bytes, reading=installation.input_rules.reading(scope)
+        )
         self.scope = scope
         self.status = 0
         self.turn: asyncio.Lock | None = None
@@ -226,6 +230,9 @@ class Exchange:
         """Run the app, as often as a repeatable route needs, and answer every error it leaves."""
         if self.inbox.is_too_large(scope):
             await self._answer(HTTPException(413), scope, receive, send)
+            return
+        if (refusal := self._installation.input_rules.refuse(scope)) is not None:
+            await self._answer(refusal, scope, receive, send)
             return
         error = await self._attempt(app, scope, receive, send)
         if error is not None and self._may_repeat(error):
@@ -360,7 +367,7 @@ class Exchange:
             await error.response()(scope, receive, send)
             return
         request = Request(self.routed, receive)
-        meaning = as_app_error(error)
+        meaning = as_app_error(error) or explain_unread_body(error)
         if self.condition is not None:
             meaning = self.condition.explain(meaning)
         response = await render_problem(request, error, meaning=meaning)
@@ -374,10 +381,13 @@ class Exchange:
 class Inbox:
     """The request's body and the news that the caller left; limits the one, and can play it again."""
 
-    __slots__ = ("_bytes", "_kept", "_max_bytes", "_pending", "_receive", "can_replay", "is_read")
+    __slots__ = ("_bytes", "_kept", "_max_bytes", "_pending", "_reading", "_receive", "can_replay", "is_read")
 
-    def __init__(self, receive: Receive, *, max_bytes: int | None) -> None:
+    def __init__(
+        self, receive: Receive, *, max_bytes: int | None, reading: BodyReading | None = None
+    ) -> None:
         self._receive = receive
+        self._reading = reading
         self._max_bytes = max_bytes
         self._bytes = 0
         self._kept: list[Message] = []
@@ -392,9 +402,10 @@ class Inbox:
 
     async def __call__(self) -> Message:
         """Return the next message."""
-        if self._pending:
-            return self._pending.popleft()
-        return self._keep(await self._receive())
+        message = self._pending.popleft() if self._pending else self._keep(await self._receive())
+        if self._reading is not None and message["type"] == "http.request":
+            self._reading.take(message)
+        return message
 
     def _keep(self, message: Message) -> Message:
         if message["type"] != "http.request":

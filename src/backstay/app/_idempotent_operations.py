@@ -22,8 +22,7 @@ _MARKERS: Final = frozenset({allow_key, demand_key})
 _METHODS: Final = frozenset({"POST", "PATCH"})
 _KEY_SCHEMA: Final = {
     "type": "string",
-    "minLength": 1,
-    "maxLength": 255,
+    "pattern": "^[!-~]{1,255}$",
     "examples": ["8e03978e-40d5-43dd-bc93-6894a57f9324"],
 }
 _REPLAYED: Final = {

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp
 
 from backstay.app._caching import require_shared_cache
 from backstay.app._idempotent_operations import check_idempotent_routes
+from backstay.app._input_rules import InputRules
 from backstay.app._limited_routes import check_limits, require_shared_counters
+from backstay.app._named_clients import check_clients
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -92,17 +94,24 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         # A span for each dependency, too, triples what a trace costs; FastAPI's own log records hold the
         # messages of errors, past every redaction.
         telemetry={"tracing": settings.telemetry.traces, "operation_spans": False, "logs": False},
+        form_limits={
+            "max_fields": settings.http.max_form_fields,
+            "max_files": settings.http.max_form_files,
+            "max_part_size": settings.http.max_body_bytes,
+        },
         **options,
     )
     installation = install(app, settings, health_checks=health_checks)
     installation.response_headers = _response_headers(settings)
     installation.max_body_bytes = settings.http.max_body_bytes
+    installation.input_rules = InputRules.of_created(settings)
     installation.log_processors = tuple(log_processors)
     add_problem_handlers(app, shape=problem_shape)
     for router in routers:
         app.include_router(router)
     check_idempotent_routes(app.routes)
     check_limits(app)
+    check_clients(app, settings)
     refine_openapi(app, has_problems=problem_shape is problem_response)
     if _serves_documentation(settings):
         add_documentation(app)
@@ -136,6 +145,7 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
         check_limits(app)  # of routes that came later, and of an app that `install` met
         require_shared_counters(app, installation.settings)
         require_shared_cache(installation.settings)
+        check_clients(app, installation.settings)
         async with installation.running(), inner(app) as state:
             yield state
 

@@ -55,6 +55,7 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_cache(),
         explainer.explain_coherence(),
         explainer.explain_limits(),
+        *explainer.explain_clients(),
         explainer.explain_access_lines(),
         explainer.explain_log_format(),
         explainer.explain_metrics(),
@@ -110,11 +111,23 @@ class _Explainer:
         if not has_policy:
             for name in ("security headers", "problem documents", "body limit"):
                 yield _installed(name, "install() changes no answer of an existing app; create_app() has it")
+            yield self._explain_strict_json(is_default=False)
             return
         yield Part("security headers", True, "on", "create_app() made the app", None)
         yield Part("problem documents", True, "on", "create_app() made the app", None)
         limit = f"{self._settings.http.max_body_bytes} bytes"
         yield Part("body limit", True, limit, self._tell("http.max_body_bytes"), "http.max_body_bytes")
+        limit = (
+            f"{self._settings.http.max_headers} lines of {self._settings.http.max_header_bytes} bytes in all"
+        )
+        yield Part("header limit", True, limit, self._tell("http.max_headers"), "http.max_headers")
+        yield self._explain_strict_json(is_default=True)
+
+    def _explain_strict_json(self, *, is_default: bool) -> Part:
+        chosen = self._settings.http.strict_json
+        part = self._decide("strict JSON", "http.strict_json", is_on=is_default if chosen is None else chosen)
+        made = "create_app() made the app" if is_default else "install() met the app"
+        return replace(part, reason=f"{part.reason} and {made}") if chosen is None else part
 
     def explain_transport_security(self, *, has_policy: bool) -> Part:
         is_on = has_policy and self._is_production
@@ -156,6 +169,14 @@ class _Explainer:
         where = f"in Redis at {self._origins['cache.url'].value}" if is_shared else "by each process"
         reason = self._tell("cache.url", shown=False)
         return Part("rate limits", True, f"counted {where}", reason, "cache.url")
+
+    def explain_clients(self) -> Iterator[Part]:
+        if not self._settings.clients:
+            yield Part("clients", False, "off", "no setting names one", None)
+        for name in self._settings.clients:
+            setting = f"clients.{name}.base_url"
+            where = self._origins[setting].value
+            yield Part(f"client {name}", True, f"at {where}", self._tell(setting, shown=False), setting)
 
     def explain_access_lines(self) -> Part:
         return self._decide("access lines", "logging.access", is_on=self._settings.logging.access)

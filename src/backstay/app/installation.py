@@ -7,15 +7,13 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
-from typing import Protocol
 
 from starlette.routing import BaseRoute
-from starlette.types import Scope
 
 from backstay.app._caching import outbox_tables, relaying
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
-from backstay.app._limit_record import LimitRecord
+from backstay.app._in_flight import InFlight, current_exchange
+from backstay.app._input_rules import InputRules
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
@@ -30,43 +28,13 @@ from backstay.logging import EventDict, Processor, configure_logging
 from backstay.settings import Settings
 from backstay.telemetry.traces import add_span_ids
 
-__all__ = ["InFlight", "Installation", "current_exchange"]
+__all__ = ["Installation"]
 
 _logger = logging.getLogger("backstay.app")
 
 _SWEEP_SECONDS = 0.1
 _EXPIRE_SECONDS = 60.0
 _NEXT_BATCH_SECONDS = 0.2
-
-
-class InFlight(Protocol):
-    """A request that is being served."""
-
-    request_id: str
-    trace_id: str | None
-    task: asyncio.Task[object] | None
-
-    @property
-    def route(self) -> str | None:
-        """The template of its route, once it is known."""
-        ...
-
-    @property
-    def routed(self) -> Scope:
-        """The scope that the router has written into."""
-        ...
-
-    @property
-    def limits(self) -> LimitRecord:
-        """What rate limits said to it."""
-        ...
-
-    def watch_for_leaving(self) -> None:
-        """Notice when the caller goes away."""
-        ...
-
-
-current_exchange: ContextVar[InFlight | None] = ContextVar("backstay.exchange", default=None)
 
 
 class Installation:
@@ -83,6 +51,7 @@ class Installation:
         self.response_headers: tuple[tuple[str, str], ...] = ()
         self.quiet_paths = frozenset({"/livez", "/readyz", METRICS_PATH})
         self.max_body_bytes: int | None = None
+        self.input_rules = InputRules.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
 
     @property

@@ -13,9 +13,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from backstay import events
+from backstay.app._in_flight import current_exchange
 from backstay.app._limit_record import LimitRecord, whole_seconds
 from backstay.app._limit_templates import LimitTemplate
-from backstay.app.installation import current_exchange
 from backstay.app.runtime import current_runtime
 from backstay.cache.limits import Quota, Verdict, WhenUnavailable, parse_duration
 from backstay.errors import ConfigurationError, RateLimitedError

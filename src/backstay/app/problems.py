@@ -33,6 +33,7 @@ from starlette.types import ExceptionHandler
 from starlette.websockets import WebSocket
 
 from backstay import json
+from backstay.app._allowed_methods import list_allowed_methods
 from backstay.app._invalid_input import describe_errors, position_of_bad_json
 from backstay.app.schemas import Schema
 from backstay.errors import (
@@ -47,6 +48,7 @@ from backstay.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from backstay.redaction import Redactor
 
 __all__ = [
     "PROBLEM_MEDIA_TYPE",
@@ -134,7 +136,7 @@ def problem_of(error: Exception, request: Request) -> ProblemFacts:
     if isinstance(error, AppError):
         return ProblemFacts(_of_app_error(error, request_id), error.headers)
     if isinstance(error, HTTPException):
-        return ProblemFacts(_of_http_exception(error, request_id), dict(error.headers or {}))
+        return ProblemFacts(_of_http_exception(error, request_id), _headers_of(error, request))
     if isinstance(error, RequestValidationError):
         return ProblemFacts(_of_invalid_input(error, request, request_id))
     return ProblemFacts(_problem(500, request_id, {}))
@@ -209,6 +211,14 @@ def _of_app_error(error: AppError, request_id: str | None) -> Problem:
     return _problem(error.status, request_id, members)
 
 
+def _headers_of(error: HTTPException, request: Request) -> dict[str, str]:
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "Allow" in headers and "app" in request.scope:
+        named = {method.strip() for method in headers["Allow"].split(",")}
+        headers["Allow"] = ", ".join(sorted(named | list_allowed_methods(request, request.app.routes)))
+    return headers
+
+
 def _of_http_exception(error: HTTPException, request_id: str | None) -> Problem:
     status = error.status_code
     detail = cast("object", error.detail)  # FastAPI allows anything that JSON can say
@@ -243,7 +253,10 @@ def _problem(status: int, request_id: str | None, members: Mapping[str, object])
 
 
 def _members(given: Mapping[Any, object]) -> dict[str, object]:
-    """Return what a developer added to a problem: words and errors of the document itself, and extensions."""
+    """Return what a developer added to a problem: words and errors of the document itself, and extensions.
+
+    What is secret by its type or name is masked in the extensions.
+    """
     words: dict[str, object] = {
         name: value for name, value in given.items() if name in _WORDS and isinstance(value, str)
     }
@@ -251,7 +264,11 @@ def _members(given: Mapping[Any, object]) -> dict[str, object]:
     if isinstance(errors, list) and all(isinstance(error, FieldProblem) for error in errors):
         words["errors"] = errors
     extensions = {to_camel(str(name)): value for name, value in given.items() if name not in words}
-    return words | {name: value for name, value in extensions.items() if name not in _RESERVED}
+    shown = {name: value for name, value in extensions.items() if name not in _RESERVED}
+    return words | cast("dict[str, object]", _redactor.redact(shown))
+
+
+_redactor: Final = Redactor()
 
 
 def _phrase(status: int) -> str:

@@ -1,19 +1,26 @@
-"""What a running service holds: settings, database, background tasks; opened together, closed in reverse."""
+"""What a running service holds: settings, database, clients, background tasks.
+
+They are opened together and closed in reverse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backstay.background import Supervisor
 from backstay.cache.cache import Cache, cache_variable
 from backstay.cache.limits import Limits, open_limits
 from backstay.cache.opening import open_cache
 from backstay.db import Database
-from backstay.errors import UsageError
+from backstay.errors import UsageError, did_you_mean
 from backstay.settings import Settings
+
+if TYPE_CHECKING:
+    from backstay.clients import AsyncClient
 
 __all__ = ["Entered", "Runtime", "current_runtime", "open_runtime", "runtime_variable"]
 
@@ -27,6 +34,17 @@ class Runtime:
     background: Supervisor
     limits: Limits
     cache: Cache
+    clients: Mapping[str, AsyncClient]
+
+    def client(self, name: str) -> AsyncClient:
+        """Return the client that the settings have under this name; the runtime closes it.
+
+        Raises:
+            UsageError: They have none.
+        """
+        if name not in self.clients:
+            raise UsageError(f"No setting names a client {name!r}.{did_you_mean(name, self.clients)}")
+        return self.clients[name]
 
 
 runtime_variable: ContextVar[Runtime | None] = ContextVar("backstay.runtime", default=None)
@@ -57,13 +75,17 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         ConfigurationError: A setting is wrong.
     """
     background = Supervisor(grace=settings.server.grace)
-    async with open_limits(settings) as limits, open_cache(settings, background) as cache:
+    async with (
+        open_limits(settings) as limits,
+        open_cache(settings, background) as cache,
+        _open_clients(settings) as clients,
+    ):
         database = Database(settings.database, participants=(cache,))
         if settings.cache.is_in_memory and settings.server.workers > 1 and not database.is_postgresql:
             cache.watch(database.watch_commits().has_changed)
         try:
             async with background:
-                runtime = Runtime(settings, database, background, limits, cache)
+                runtime = Runtime(settings, database, background, limits, cache, clients)
                 cleaning = background.start(limits.keep_clean(), name="backstay.limits")
                 entered = Entered(runtime)
                 try:
@@ -73,6 +95,17 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
                     cleaning.cancel()
         finally:
             await database.close()
+
+
+@asynccontextmanager
+async def _open_clients(settings: Settings) -> AsyncIterator[Mapping[str, AsyncClient]]:
+    if not settings.clients:
+        yield {}
+        return
+    from backstay.app._outbound import open_clients  # noqa: PLC0415  who calls nobody does not import HTTPX
+
+    async with open_clients(settings) as clients:
+        yield clients
 
 
 def current_runtime() -> Runtime:

@@ -49,6 +49,7 @@ class Schema(BaseModel):
         validate_by_alias=True,
         serialize_by_alias=True,
         from_attributes=True,
+        hide_input_in_errors=True,
     )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
@@ -218,7 +219,7 @@ class _SortGrammar:
 
     def pattern(self) -> str:
         key = f"-?({'|'.join(self.names)})"
-        return f"^{key}(,{key})*$"
+        return f"^({key}(,{key})*)?$"
 
     def on_the_wire(self, text: str) -> str | None:
         return re.sub(r"\w+", lambda name: to_camel(name[0]), text) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
@@ -13,10 +14,18 @@ from backstay.errors import (
     EditConflictError,
     InvalidInputError,
     RetryableError,
+    StorageFullError,
     UnavailableError,
 )
 
-__all__ = ["LOCK_NOT_AVAILABLE", "as_app_error", "is_certain", "is_repeatable", "sqlstate_of"]
+__all__ = [
+    "LOCK_NOT_AVAILABLE",
+    "as_app_error",
+    "explain_refused_value",
+    "is_certain",
+    "is_repeatable",
+    "sqlstate_of",
+]
 
 LOCK_NOT_AVAILABLE = "55P03"
 _REPEATABLE = {"40001", "40P01"}  # serialization_failure, deadlock_detected
@@ -32,14 +41,32 @@ _LOST_WHILE_COMMITTING = (
     "40003",
 )  # connection exceptions, shutdowns, statement_completion_unknown
 
-_ANSWERS: tuple[tuple[type[Exception], type[AppError], str], ...] = (
+_DOES_NOT_FIT = "A value does not fit where it is stored."
+_CONTRADICTS = "The change contradicts what is stored."
+_FULL = "There is no room left to store anything."
+_UNREACHED = "The database cannot be reached."
+
+# By SQLSTATE, and by what SQLite's library calls its codes. The first prefix that fits counts.
+_BY_CODE: tuple[tuple[tuple[str, ...], type[AppError], str], ...] = (
+    # not null, check, the option of a view, the size of an index entry
+    (("22", "23502", "23514", "44", "54"), InvalidInputError, _DOES_NOT_FIT),
+    (
+        ("SQLITE_CONSTRAINT_NOTNULL", "SQLITE_CONSTRAINT_CHECK", "SQLITE_CONSTRAINT_DATATYPE"),
+        InvalidInputError,
+        _DOES_NOT_FIT,
+    ),
+    (("SQLITE_MISMATCH", "SQLITE_TOOBIG"), InvalidInputError, _DOES_NOT_FIT),
+    (("23", "SQLITE_CONSTRAINT"), ConflictError, _CONTRADICTS),
+    (("53100", "SQLITE_FULL"), StorageFullError, _FULL),
+    (_UNREACHABLE, UnavailableError, _UNREACHED),
+)
+_BY_CLASS: tuple[tuple[type[Exception], type[AppError], str], ...] = (
     (
         StaleDataError,
         EditConflictError,
         "Another request changed the same data meanwhile; read it again, then repeat the change.",
     ),
-    (ColumnValueError, InvalidInputError, "A value does not fit where it is stored."),
-    (IntegrityError, ConflictError, "The change contradicts what is stored."),
+    (ColumnValueError, InvalidInputError, _DOES_NOT_FIT),
     (PoolTimeoutError, UnavailableError, "All database connections are busy."),
 )
 
@@ -79,19 +106,43 @@ def as_app_error(error: BaseException) -> AppError | None:
     """
     if is_repeatable(error):
         return RetryableError("Another request changed the same data; send the request again.")
-    for kind, answer, detail in _ANSWERS:
+    for kind, answer, detail in _BY_CLASS:
         if isinstance(error, kind):
             return answer(detail)
-    if _is_unreachable(error):
-        return UnavailableError("The database cannot be reached.")
-    return None
+    return _by_code(error) if isinstance(error, DBAPIError) else None
 
 
-def _is_unreachable(error: BaseException) -> bool:
-    state = sqlstate_of(error)
-    if state is not None:
-        return state.startswith(_UNREACHABLE)
-    if not isinstance(error, DBAPIError):
-        return False
+def _by_code(error: DBAPIError) -> AppError | None:
+    if _has_wrong_type(error):
+        return None
+    code = sqlstate_of(error) or getattr(error.orig, "sqlite_errorname", None) or ""
+    for prefixes, answer, detail in _BY_CODE:
+        if code.startswith(prefixes):
+            return answer(detail)
+    if isinstance(error, IntegrityError):
+        return ConflictError(_CONTRADICTS)
+    return UnavailableError(_UNREACHED) if _is_unreachable(error) else None
+
+
+def _has_wrong_type(error: DBAPIError) -> bool:
+    """Return whether asyncpg refused a value for its type, such as text for a number: the code's own fault.
+
+    It reports that as a data exception too, like a number that is too large.
+    """
+    seen: BaseException | None = error.orig
+    while seen is not None and not isinstance(seen, TypeError):
+        seen = seen.__cause__ if seen.__cause__ is not seen else None
+    return seen is not None
+
+
+def _is_unreachable(error: DBAPIError) -> bool:
     is_locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
-    return error.connection_invalidated or is_locked
+    return sqlstate_of(error) is None and (error.connection_invalidated or is_locked)
+
+
+def explain_refused_value(context: ExceptionContext) -> ColumnValueError | None:
+    """Return what to raise in place of the plain Python error with which sqlite3 refuses a value."""
+    is_plain = context.sqlalchemy_exception is None
+    if is_plain and isinstance(context.original_exception, OverflowError | UnicodeEncodeError):
+        return ColumnValueError("A number is wider than 64 bits, or a text has half of a surrogate pair.")
+    return None

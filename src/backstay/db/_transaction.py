@@ -23,7 +23,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 
 from backstay import events
 from backstay.db._commit_bound import bound_commit
-from backstay.db._errors import is_certain, sqlstate_of
+from backstay.db._errors import explain_refused_value, is_certain, sqlstate_of
 from backstay.db._reading import ReaderSource
 from backstay.db._reads import locks_rows, tables_read
 from backstay.db._writes import Writes
@@ -310,6 +310,7 @@ def watch_engine(engine: Engine) -> None:
     event.listen(engine, "before_cursor_execute", _before_statement)
     event.listen(engine, "after_cursor_execute", _after_statement)
     event.listen(engine, "handle_error", _notice_error)
+    event.listen(engine, "handle_error", explain_refused_value, retval=True)
     event.listen(engine, "begin", _begin)
     event.listen(engine, "rollback_savepoint", _forget_failure)
     event.listen(engine, "commit", _before_commit_statement)

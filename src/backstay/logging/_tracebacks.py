@@ -1,9 +1,10 @@
 """Exceptions as data: what, where, and what caused it. Never the values of local variables."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from traceback import walk_tb
 from types import TracebackType
+from typing import Any
 
 _MOST_FRAMES = 50
 _MOST_ERRORS = 10
@@ -86,8 +87,29 @@ def _name_type(error: BaseException) -> str:
 
 
 def read_message(error: BaseException) -> str:
-    """Return what the error says about itself, whatever its code does."""
+    """Return what the error says about itself, whatever its code does; of input only what is wrong."""
     try:
-        return str(error)
+        return _describe_refusal(error) or str(error)
     except Exception:  # noqa: BLE001  an error that cannot describe itself is still told
         return "<unprintable>"
+
+
+def _describe_refusal(error: BaseException) -> str | None:
+    """Return what Pydantic or FastAPI says of input, without the input: it may be a password."""
+    list_errors = getattr(error, "errors", None)
+    entries = list_errors() if callable(list_errors) else None
+    if not isinstance(entries, Sequence) or not all(isinstance(entry, Mapping) for entry in entries):
+        return None
+    told = [_describe_entry(entry) for entry in entries[:_MOST_ERRORS]]
+    more = f"; and {len(entries) - len(told)} more" if len(entries) > len(told) else ""
+    return f"{len(entries)} validation errors: {'; '.join(told)}{more}"
+
+
+def _describe_entry(entry: Mapping[Any, object]) -> str:
+    loc, kind = entry.get("loc", ()), str(entry.get("type"))
+    place = ".".join(map(str, loc)) if isinstance(loc, Sequence) else str(loc)
+    return f"{place}: {kind}" if kind in _FREE_TEXT else f"{place}: {entry.get('msg')} ({kind})"
+
+
+# A validator wrote their text, and may have put the value into it.
+_FREE_TEXT = frozenset({"value_error", "assertion_error"})

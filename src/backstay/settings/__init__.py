@@ -6,6 +6,7 @@ from backstay.settings._variables import UnknownVariable
 from backstay.settings.explain import SettingOrigin, SettingRedactor, environment_example, explain_settings
 from backstay.settings.sections import (
     CacheSettings,
+    ClientSettings,
     DatabaseSettings,
     Duration,
     HttpSettings,
@@ -21,6 +22,7 @@ from backstay.settings.settings import Settings, unknown_variables
 
 __all__ = [
     "CacheSettings",
+    "ClientSettings",
     "DatabaseSettings",
     "Duration",
     "HttpSettings",

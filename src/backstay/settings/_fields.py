@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cache
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, RootModel, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
@@ -23,7 +23,9 @@ from backstay.settings.sections import UrlMarker
 __all__ = [
     "SECRET_TYPES",
     "UNSET",
+    "EntryPath",
     "SettingField",
+    "find_entries",
     "iterate_secrets",
     "list_fields",
     "parse_variable",
@@ -36,6 +38,9 @@ __all__ = [
 SECRET_TYPES: Final = (SecretStr, SecretBytes, Secret)
 UNSET: Final = PydanticUndefined
 
+EntryPath: TypeAlias = tuple[str, ...]
+"""Where one section of a table is: `("clients", "rates")`."""
+
 
 @dataclass(frozen=True, slots=True)
 class SettingField:
@@ -47,6 +52,7 @@ class SettingField:
         variables: The environment variables that set it, the usual one first, in capitals.
         info: What Pydantic knows about it.
         section: The model that it is made of; None for a single value.
+        entry: The model of each of its sections, if it is a table of sections by name; else None.
     """
 
     path: tuple[str, ...]
@@ -54,6 +60,12 @@ class SettingField:
     variables: tuple[str, ...]
     info: FieldInfo
     section: type[BaseModel] | None
+    entry: type[BaseModel] | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one value, rather than a section or a table of them."""
+        return self.section is None and self.entry is None
 
     @property
     def name(self) -> str:
@@ -78,36 +90,87 @@ class SettingField:
 
 
 @cache
-def list_fields(settings_class: type[BaseModel]) -> tuple[SettingField, ...]:
-    """Return every section and setting of the class, a section right before its settings."""
+def list_fields(
+    settings_class: type[BaseModel], entries: frozenset[EntryPath] = frozenset()
+) -> tuple[SettingField, ...]:
+    """Return every section and setting of the class, a section right before its settings.
+
+    Args:
+        settings_class: The class.
+        entries: The sections of its tables, besides those that it has by default.
+    """
+    known = entries | _list_default_entries(settings_class)
     prefix = str(settings_class.model_config.get("env_prefix", "")).upper()
     delimiter = str(settings_class.model_config.get("env_nested_delimiter") or "__").upper()
     fields: list[SettingField] = []
     for name, info in settings_class.model_fields.items():
         variables = _list_aliases(info) or [prefix + name.upper()]
-        fields += _list_below((), name, info, variables=variables, delimiter=delimiter)
+        listing = _Listing(delimiter, known)
+        fields += listing.list_below((), name, info, variables=variables)
     return tuple(fields)
 
 
-def _list_below(
-    parents: tuple[SettingField, ...], name: str, info: FieldInfo, *, variables: Sequence[str], delimiter: str
-) -> Iterator[SettingField]:
+def _list_default_entries(settings_class: type[BaseModel]) -> frozenset[EntryPath]:
+    defaults = {name: _get_default(info) for name, info in settings_class.model_fields.items()}
+    return frozenset(_walk_entries((), defaults))
+
+
+def find_entries(settings: BaseModel) -> frozenset[EntryPath]:
+    """Return the sections of the tables in these settings."""
+    return frozenset(_walk_entries((), _read_attributes(settings)))
+
+
+def _walk_entries(path: EntryPath, values: Mapping[str, object]) -> Iterator[EntryPath]:
+    for name, value in values.items():
+        if isinstance(value, BaseModel):
+            yield from _walk_entries((*path, name), _read_attributes(value))
+        elif isinstance(value, Mapping):
+            sections = {key: each for key, each in value.items() if isinstance(each, BaseModel)}
+            yield from ((*path, name, key) for key in sections)
+            yield from _walk_entries((*path, name), sections)
+
+
+def _read_attributes(model: BaseModel) -> dict[str, object]:
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    delimiter: str
+    entries: frozenset[EntryPath]
+
+    def list_below(
+        self, parents: tuple[SettingField, ...], name: str, info: FieldInfo, *, variables: Sequence[str]
+    ) -> Iterator[SettingField]:
+        field = _make_field(parents, name, info, variables)
+        yield field
+        for child, child_info in self._list_children(field):
+            below = [f"{field.variable}{self.delimiter}{child.upper()}"]
+            yield from self.list_below((*parents, field), child, child_info, variables=below)
+
+    def _list_children(self, field: SettingField) -> Iterator[tuple[str, FieldInfo]]:
+        if field.section is not None:
+            yield from field.section.model_fields.items()
+        elif field.entry is not None:
+            for path in sorted(path for path in self.entries if path[:-1] == field.path):
+                yield path[-1], FieldInfo.from_annotation(field.entry)
+
+
+def _make_field(
+    parents: tuple[SettingField, ...], name: str, info: FieldInfo, variables: Sequence[str]
+) -> SettingField:
     parent = parents[-1] if parents else None
     section = _find_section(info.annotation)
     if section in [ancestor.section for ancestor in parents]:
         section = None  # a model that contains itself: give it as JSON
-    field = SettingField(
+    return SettingField(
         path=(*(parent.path if parent else ()), name),
         keys=(*(parent.keys if parent else ()), _find_key(name, info)),
         variables=tuple(variables),
         info=info,
         section=section,
+        entry=_find_entry(info.annotation),
     )
-    yield field
-    if section is not None:
-        for child, child_info in section.model_fields.items():
-            below = [f"{field.variable}{delimiter}{child.upper()}"]
-            yield from _list_below((*parents, field), child, child_info, variables=below, delimiter=delimiter)
 
 
 def _list_aliases(info: FieldInfo) -> list[str]:
@@ -128,6 +191,13 @@ def _find_section(annotation: object) -> type[BaseModel] | None:
         return None
     is_section = issubclass(members[0], BaseModel) and not issubclass(members[0], RootModel)
     return members[0] if is_section else None
+
+
+def _find_entry(annotation: object) -> type[BaseModel] | None:
+    """Return the model of the sections in a table, which is a dict of them by name."""
+    members = _list_members(annotation)
+    arguments = get_args(members[0]) if len(members) == 1 and get_origin(members[0]) is dict else ()
+    return _find_section(arguments[1]) if arguments else None
 
 
 def _list_members(annotation: object) -> list[object]:
@@ -171,7 +241,7 @@ def read_value(settings: BaseModel, field: SettingField) -> object:
     """Return the value of a setting; None when its optional section is absent."""
     value: Any = settings
     for name in field.path:
-        value = None if value is None else getattr(value, name)
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
     return value
 
 
@@ -179,9 +249,15 @@ def read_default(settings_class: type[BaseModel], field: SettingField) -> object
     """Return the default of a setting, also one that came with a whole section; UNSET if required."""
     value: Any = UNSET
     model: type[BaseModel] = settings_class
+    entry: type[BaseModel] | None = None
     for name in field.path:
+        if entry is not None:
+            value = value.get(name, UNSET) if isinstance(value, Mapping) else UNSET
+            model, entry = entry, None
+            continue
         info = model.model_fields[name]
         value = getattr(value, name) if isinstance(value, BaseModel) else _get_default(info)
+        entry = _find_entry(info.annotation)
         model = _find_section(info.annotation) or model
     return value
 

@@ -14,6 +14,7 @@ from backstay.settings._fields import (
     SECRET_TYPES,
     UNSET,
     SettingField,
+    find_entries,
     iterate_secrets,
     list_fields,
     read_default,
@@ -57,40 +58,36 @@ def _describe(
     settings_class: type[BaseModel], details: ErrorDetails, variables: Variables
 ) -> Iterator[tuple[str, str]]:
     location = details["loc"]
-    field = _find_field(settings_class, location)
+    field = _find_field(variables, location)
     if details["type"] == "extra_forbidden":
-        yield _describe_extra(settings_class, location)
+        yield _describe_extra(variables, location)
     elif field is None:
-        secrets = _list_raw_secrets(settings_class, (), details["input"])
+        secrets = _list_raw_secrets(variables, (), details["input"])
         yield settings_class.__name__, _word(details, secrets=secrets)
     elif field.section is not None and details["type"] == "missing":
-        yield from _describe_missing_section(settings_class, field)
+        yield from _describe_missing_section(variables, field)
     else:
-        secrets = _list_raw_secrets(settings_class, field.path, details["input"])
+        secrets = _list_raw_secrets(variables, field.path, details["input"])
         what = _word(details, secrets=secrets)
         yield f"{field.variable}{_say_source(field, variables)}", what + _say_example(field)
 
 
-def _find_field(settings_class: type[BaseModel], location: Sequence[object]) -> SettingField | None:
+def _find_field(variables: Variables, location: Sequence[object]) -> SettingField | None:
     """Return the innermost setting that an error is about; its location may go on with an index or a type."""
-    inside = [
-        field for field in list_fields(settings_class) if field.keys == tuple(location[: len(field.keys)])
-    ]
+    inside = [field for field in variables.fields if field.keys == tuple(location[: len(field.keys)])]
     return max(inside, key=lambda field: len(field.keys), default=None)
 
 
-def _describe_extra(settings_class: type[BaseModel], location: Sequence[object]) -> tuple[str, str]:
+def _describe_extra(variables: Variables, location: Sequence[object]) -> tuple[str, str]:
     name = ".".join(map(str, location))
-    known = [field.name for field in list_fields(settings_class)]
+    known = [field.name for field in variables.fields]
     suggestion = did_you_mean(name, known)
     return name, "is not a setting of this service" + (suggestion and f".{suggestion}")
 
 
-def _describe_missing_section(
-    settings_class: type[BaseModel], section: SettingField
-) -> Iterator[tuple[str, str]]:
-    for field in list_fields(settings_class):
-        below = field.path[: len(section.path)] == section.path and field.section is None
+def _describe_missing_section(variables: Variables, section: SettingField) -> Iterator[tuple[str, str]]:
+    for field in variables.fields:
+        below = field.path[: len(section.path)] == section.path and field.is_single
         if below and field.info.is_required():
             yield field.variable, f"is required{_say_example(field)}"
 
@@ -113,10 +110,10 @@ def _word(details: ErrorDetails, *, secrets: Sequence[str]) -> str:
 _WORDY: Final = frozenset({"int_parsing", "float_parsing", "bool_parsing"})
 
 
-def _list_raw_secrets(settings_class: type[BaseModel], path: tuple[str, ...], given: Any) -> list[str]:
+def _list_raw_secrets(variables: Variables, path: tuple[str, ...], given: Any) -> list[str]:
     """Return the secrets in what was given for the setting, or the section, at this path."""
     secrets: list[str] = []
-    for field in list_fields(settings_class):
+    for field in variables.fields:
         if field.is_secret and field.path[: len(path)] == path:
             value = _dig(given, field.keys[len(path) :])
             secrets += [*iterate_secrets(value)] or ([] if value is None else [reveal(value)])
@@ -167,7 +164,7 @@ def list_refusals(settings: BaseModel, sources: Mapping[str, str]) -> Iterator[s
         settings: The settings of the service.
         sources: Where each setting that is not left at its default came from.
     """
-    fields = {field.name: field for field in list_fields(type(settings))}
+    fields = {field.name: field for field in list_fields(type(settings), find_entries(settings))}
     values: dict[str, Any] = {name: read_value(settings, field) for name, field in fields.items()}
     if "*" in values["http.cors_origins"] and values["http.cors_credentials"]:
         yield (
@@ -184,7 +181,7 @@ def list_refusals(settings: BaseModel, sources: Mapping[str, str]) -> Iterator[s
             "it forgets everything at the stop."
         )
     for field in fields.values():
-        if field.section is None and field.is_secret:
+        if field.is_single and field.is_secret:
             yield from _list_secret_refusals(settings, field, sources, service=values["name"])
 
 

@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel
 
 from backstay.errors import did_you_mean
-from backstay.settings._fields import list_fields
+from backstay.settings._fields import EntryPath, SettingField, list_fields
 
 __all__ = ["FilePaths", "UnknownVariable", "Variable", "Variables", "read_variables", "say_source"]
 
@@ -63,11 +63,19 @@ def say_source(source: str) -> str:
 
 @dataclass(slots=True)
 class Variables:
-    """All that was found: by the setting's variable, what is not understood, and what cannot be read."""
+    """All that was found: by the setting's variable, what is not understood, and what cannot be read.
+
+    Attributes:
+        found: By the setting's variable.
+        unknown: What is not understood.
+        problems: What cannot be read, in words.
+        fields: The settings of the class, with the sections of tables that variables name.
+    """
 
     found: dict[str, Variable] = field(default_factory=dict)
     unknown: list[UnknownVariable] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    fields: tuple[SettingField, ...] = ()
 
 
 def read_variables(
@@ -75,8 +83,7 @@ def read_variables(
 ) -> Variables:
     """Return what is set for the class; the environment wins over `.env`, and that over secret files."""
     variables = Variables()
-    known = {variable for each in list_fields(settings_class) for variable in each.variables}
-    reader = _Reader(settings_class, known, variables)
+    reader = _Reader(settings_class, variables)
     for directory in _list_paths(secrets_dir):
         reader.read_directory(directory)
     for path in _list_paths(env_file):
@@ -95,11 +102,23 @@ def _list_paths(paths: FilePaths) -> Iterator[Path]:
 class _Reader:
     """Sort what is found into the settings that it sets and the rest."""
 
-    def __init__(self, settings_class: type[BaseModel], known: set[str], variables: Variables) -> None:
+    def __init__(self, settings_class: type[BaseModel], variables: Variables) -> None:
+        self._settings_class = settings_class
+        self._delimiter = str(settings_class.model_config.get("env_nested_delimiter") or "__")
         self._prefix = str(settings_class.model_config.get("env_prefix", "")).upper()
         self._ignored: tuple[str, ...] = getattr(settings_class, "ignored_variables", ())
-        self._known = known
         self._variables = variables
+        self._entries: frozenset[EntryPath] = frozenset()
+        self._learn_entries(())
+
+    def _learn_entries(self, names: Iterable[str]) -> None:
+        """Take note of the sections of tables that variables of these names belong to."""
+        tables = [each for each in self._variables.fields if each.entry is not None]
+        for name in names:
+            for table in tables:
+                self._entries |= _find_entry(table, name, delimiter=self._delimiter)
+        self._variables.fields = list_fields(self._settings_class, self._entries)
+        self._known = {variable for each in self._variables.fields for variable in each.variables}
 
     def read_directory(self, directory: Path) -> None:
         try:
@@ -109,6 +128,7 @@ class _Reader:
         except OSError as error:
             self._variables.problems.append(f"{directory} cannot be read: {error.strerror}.")
             return
+        self._learn_entries(path.name for path in files)
         for path in files:
             name = path.name.upper()
             if name in self._known:
@@ -127,6 +147,7 @@ class _Reader:
 
     def read_layer(self, items: Iterable[tuple[str, str]], *, source: str) -> None:
         layer = dict(items)
+        self._learn_entries(name for name, value in layer.items() if value.strip())
         spelt = {name.upper(): name for name in layer if layer[name].strip()}
         for name, value in layer.items():
             upper = name.upper()
@@ -163,6 +184,14 @@ class _Reader:
         if _is_service_link(upper.removeprefix(self._prefix), value):
             return
         self._variables.unknown.append(UnknownVariable(name, source, did_you_mean(upper, self._known)))
+
+
+def _find_entry(table: SettingField, name: str, *, delimiter: str) -> frozenset[EntryPath]:
+    start, rest = f"{table.variable}{delimiter}", name.upper()
+    entry, ending, setting = rest.removeprefix(start).partition(delimiter.upper())
+    if not rest.startswith(start.upper()) or not (entry and ending and setting):
+        return frozenset()
+    return frozenset({(*table.path, entry.lower())})
 
 
 def _is_service_link(rest: str, value: str) -> bool:

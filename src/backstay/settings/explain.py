@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol, get_args, get_origin
 
 from backstay.settings._fields import (
     SettingField,
+    find_entries,
     iterate_secrets,
     list_fields,
     read_default,
@@ -65,8 +66,8 @@ def explain_settings(settings: Settings, *, redactor: SettingRedactor | None = N
             source=_find_source(settings, field),
             description=field.info.description or "",
         )
-        for field in list_fields(type(settings))
-        if field.section is None
+        for field in list_fields(type(settings), find_entries(settings))
+        if field.is_single
     ]
 
 
@@ -102,18 +103,33 @@ def environment_example(settings_class: type[Settings]) -> str:
     ]
     fields = list_fields(settings_class)
     tops = [field for field in fields if len(field.path) == 1]
-    for field in [field for field in tops if field.section is None]:
+    for field in [field for field in tops if field.is_single]:
         lines += ["", *_describe(settings_class, field)]
-    for section in [field for field in fields if field.section is not None]:
+    for section in [field for field in fields if not field.is_single]:
         lines += ["", f"# --- {section.name}: {_describe_section(section)}"]
+        lines += _describe_entry(settings_class, section)
         for field in fields:
-            if field.section is None and field.path[:-1] == section.path:
+            if field.is_single and field.path[:-1] == section.path:
                 lines += ["", *_describe(settings_class, field)]
     return "\n".join(lines) + "\n"
 
 
 def _describe_section(section: SettingField) -> str:
-    return section.info.description or (section.section.__doc__ or "").strip().partition("\n")[0]
+    return (
+        section.info.description
+        or ((section.section or section.entry).__doc__ or "").strip().partition("\n")[0]
+    )
+
+
+def _describe_entry(settings_class: type[Settings], table: SettingField) -> Iterator[str]:
+    """Yield what can be set in a section of a table, as a pattern: uncommented it sets nothing."""
+    if table.entry is None:
+        return
+    example = (*table.path, "<name>")
+    for field in list_fields(settings_class, frozenset({example})):
+        if field.is_single and field.path[:-1] == example:
+            yield "#"
+            yield from (f"#   {line.removeprefix('# ')}" for line in _describe(settings_class, field))
 
 
 def _describe(settings_class: type[Settings], field: SettingField) -> Iterator[str]:

@@ -7,10 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 __all__ = [
     "CacheSettings",
+    "ClientName",
+    "ClientSettings",
     "DatabaseSettings",
     "Duration",
     "HttpSettings",
@@ -247,6 +249,34 @@ class HttpSettings(SettingsSection):
     max_body_bytes: int = Field(
         default=1024 * 1024, ge=1, description="A larger request body is answered with 413."
     )
+    max_headers: int = Field(
+        default=100, ge=1, description="A request with more header lines is answered with 431."
+    )
+    max_header_bytes: int = Field(
+        default=32 * 1024,
+        ge=1,
+        description="A request whose header lines are longer together is answered with 431.",
+    )
+    max_form_fields: int = Field(
+        default=200, ge=0, description="A form with more fields that are no files is answered with 400."
+    )
+    max_form_files: int = Field(default=20, ge=0, description="A form with more files is answered with 400.")
+    strict_json: bool | None = Field(
+        default=None,
+        description="Refuse JSON bodies that readers understand in several ways, such as a name that stands "
+        "twice. Unset: on for apps that create_app makes.",
+    )
+    max_json_depth: int = Field(
+        default=32,
+        ge=1,
+        le=250,
+        description="strict_json: arrays and objects that are nested deeper are answered with 422.",
+    )
+    max_json_values: int = Field(
+        default=10_000,
+        ge=1,
+        description="strict_json: a body whose arrays and objects hold more together is answered with 422.",
+    )
     request_id_header: str = Field(
         default="X-Request-ID",
         pattern=r"^[A-Za-z0-9-]+$",
@@ -265,6 +295,85 @@ class IdempotencySettings(SettingsSection):
         default=timedelta(seconds=5),
         description="PostgreSQL: how long a request waits for another one with its key before the 409.",
     )
+
+
+class ClientSettings(SettingsSection):
+    """A service that this one calls over HTTP, and how long to wait for it."""
+
+    base_url: str = Field(
+        description="Where it is; paths are added to it.", examples=["https://rates.example/v1"]
+    )
+    connect_timeout: Duration = Field(
+        default=timedelta(seconds=2),
+        description="How long to wait for a connection, its name's look-up included.",
+    )
+    read_timeout: Duration = Field(
+        default=timedelta(seconds=5), description="How long to wait for the next piece of an answer."
+    )
+    write_timeout: Duration = Field(
+        default=timedelta(seconds=5),
+        description="How long to wait until it takes the next piece of a request.",
+    )
+    pool_timeout: Duration = Field(
+        default=timedelta(seconds=1), description="How long to wait while `concurrency` calls are under way."
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=10),
+        description="How long a call may take in all, with everything that is tried again. The deadline "
+        "of the request that is being served shortens it.",
+    )
+    max_response_bytes: int = Field(
+        default=10 * 1024 * 1024, ge=1, description="A longer answer, once it is unpacked, is an error."
+    )
+    concurrency: int = Field(
+        default=50, ge=1, description="So many calls may be under way at once, in each process."
+    )
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=10,
+        description="How often a call that failed is tried again, if it is safe to; in all, one retry for "
+        "each ten calls.",
+    )
+    user_agent: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Who calls, as the other side sees it. Unset: the service's name.",
+    )
+    proxy: SecretUrl | None = Field(
+        default=None,
+        description="The proxy to go through. The variables HTTP_PROXY and HTTPS_PROXY are not read.",
+        examples=["http://proxy.example:3128"],
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, base_url: str) -> str:
+        if _BASE_URL.fullmatch(base_url) is None:
+            raise ValueError(
+                "must be a URL that starts with http:// or https://, without a password, query and fragment"
+            )
+        return base_url
+
+    @field_validator("proxy")
+    @classmethod
+    def _check_proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
+        if proxy is not None and re.match(r"https?://[^/\s]", proxy.get_secret_value()) is None:
+            raise ValueError("must be a URL that starts with http:// or https://")
+        return proxy
+
+
+_BASE_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", re.IGNORECASE)
+
+
+def _check_client_name(name: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*", name) is None:
+        raise ValueError(f"has the name {name!r}; a name is of small letters, digits and single underscores")
+    return name
+
+
+ClientName = Annotated[str, AfterValidator(_check_client_name)]
+"""What a client is called in code, in variables (there in capitals), logs and metrics."""
 
 
 class ServerSettings(SettingsSection):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from backstay.settings._fields import SettingField, list_fields, parse_variable, read_default
+from backstay.settings._fields import SettingField, find_entries, list_fields, parse_variable, read_default
 from backstay.settings._problems import describe_errors, list_refusals, to_error
 from backstay.settings._variables import FilePaths, UnknownVariable, Variables, read_variables
 from backstay.settings.sections import (
     CacheSettings,
+    ClientName,
+    ClientSettings,
     DatabaseSettings,
     HttpSettings,
     IdempotencySettings,
@@ -38,7 +40,8 @@ class Settings(BaseSettings):
     `SHOP_DATABASE__URL` then sets `settings.database.url`. The first of these wins: arguments, the
     environment, `.env`, files in /run/secrets named like the variables. `SHOP_DATABASE__URL_FILE` names a
     file that holds the value. Collections are separated by commas; anything else that is not one value, also
-    a whole section, is JSON. An empty variable counts as not set.
+    a whole section, is JSON. An empty variable counts as not set. A `dict` of sections takes
+    its names from the variables: `SHOP_CLIENTS__RATES__BASE_URL` sets `settings.clients["rates"].base_url`.
 
     In code, sections are given whole: `Settings(database=DatabaseSettings(url=SecretStr("sqlite://")))`.
 
@@ -81,6 +84,11 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
     http: HttpSettings = HttpSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
+    clients: dict[ClientName, ClientSettings] = Field(
+        default={},
+        description="The services that this one calls, by names that you choose.",
+        examples=[{"rates": {"base_url": "https://rates.example/v1"}}],
+    )
     server: ServerSettings = ServerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -98,7 +106,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems += describe_errors(settings_class, error, variables)
         else:
-            self._sources = dict(_list_sources(settings_class, values, variables))
+            fields = list_fields(settings_class, find_entries(self))
+            self._sources = dict(_list_sources(fields, values, variables))
             problems += list_refusals(self, self._sources)
         if problems:
             raise to_error(problems)
@@ -139,14 +148,14 @@ def _read_variables(
 def _nest_variables(settings_class: type[Settings], variables: Variables) -> dict[str, Any]:
     """Return what was found as the nested dict that Pydantic validates; a section starts from its default."""
     nested: dict[str, Any] = {}
-    for field in list_fields(settings_class):
+    for field in variables.fields:
         found = _find_variable(field, variables)
         if found is None:
             continue
-        parent = _open_parent(settings_class, nested, field)
+        parent = _open_parent(settings_class, nested, field, fields=variables.fields)
         if parent is not None:
             key, value = field.keys[-1], parse_variable(field, found)
-            if field.section is not None and isinstance(value, dict):
+            if not field.is_single and isinstance(value, dict):
                 value = {**_read_section_default(settings_class, field), **value}
             parent[key] = value
     return nested
@@ -157,11 +166,15 @@ def _find_variable(field: SettingField, variables: Variables) -> str | None:
 
 
 def _open_parent(
-    settings_class: type[Settings], nested: dict[str, Any], field: SettingField
+    settings_class: type[Settings],
+    nested: dict[str, Any],
+    field: SettingField,
+    *,
+    fields: Sequence[SettingField],
 ) -> dict[str, Any] | None:
     """Return the dict of the section around a field; None when its own variable holds something else."""
     parent: Any = nested
-    for section in list_fields(settings_class):
+    for section in fields:
         if section.path == field.path[: len(section.path)] and section.path != field.path:
             key = section.keys[-1]
             if not isinstance(parent.get(key), dict | str):
@@ -174,6 +187,8 @@ def _open_parent(
 
 def _read_section_default(settings_class: type[Settings], section: SettingField) -> dict[str, Any]:
     default = read_default(settings_class, section)
+    if isinstance(default, Mapping):
+        return dict(default)
     if not isinstance(default, BaseModel):
         return {}
     children = [field for field in list_fields(settings_class) if field.path[:-1] == section.path]
@@ -190,10 +205,9 @@ def _merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _list_sources(
-    settings_class: type[Settings], values: Mapping[str, Any], variables: Variables
+    fields: Sequence[SettingField], values: Mapping[str, Any], variables: Variables
 ) -> Iterator[tuple[str, str]]:
     """Yield the name and the source of each setting that is not left at its default."""
-    fields = list_fields(settings_class)
     for field in fields:
         around = [each for each in fields if each.path == field.path[: len(each.path)]]
         if _is_given(values, field.keys):

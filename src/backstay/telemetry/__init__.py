@@ -10,6 +10,7 @@ sets, never what a caller sent.
     backstay_db_transactions_total{outcome="committed|rolled_back|unknown"}           counter
     backstay_db_queries_total                                        counter
     backstay_db_query_duration_seconds                               histogram
+    backstay_upstream_call_duration_seconds{client, outcome="2xx|4xx|…|upstream_timeout|…"}    histogram
     backstay_event_loop_lag_seconds                                  gauge
     backstay_migrations_pending                                      gauge
     backstay_migrations_info{revision}                               gauge, always 1

@@ -31,6 +31,7 @@ from backstay.events import (
     RequestLimited,
     TransactionCommitted,
     TransactionRolledBack,
+    UpstreamCalled,
 )
 from backstay.telemetry._cache_metrics import CacheMetrics
 from backstay.telemetry._folder import FOLDER_VARIABLE, announce_process, drop_ended, list_files
@@ -110,6 +111,7 @@ class Metrics:
         IdempotencyKeyMet,
         RequestLimited,
         *CacheMetrics.kinds,
+        UpstreamCalled,
     )
 
     def __init__(self, *, version: str) -> None:
@@ -172,6 +174,9 @@ class Metrics:
                 instruments.limited.labels(event.limit).inc()
             case CacheEvent() | CacheUnavailable():
                 instruments.cache.hear(event)
+            case UpstreamCalled():
+                outcome = event.error or f"{(event.status or 0) // 100}xx"
+                instruments.upstream.labels(event.client, outcome).observe(event.seconds)
 
     def show(self, state: ServiceState) -> None:
         """Set the gauges of this process."""
@@ -267,6 +272,13 @@ class _Instruments:
             registry=registry,
         )
         self.cache = CacheMetrics(registry)
+        self.upstream = Histogram(
+            "backstay_upstream_call_duration_seconds",
+            "Time from a call to another service to the end of its answer, by client and outcome.",
+            ("client", "outcome"),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "backstay_event_loop_lag_seconds",
             "The longest that the event loop came late in the last 15 seconds.",

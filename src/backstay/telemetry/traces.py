@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from opentelemetry import trace
 from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backstay.errors import ConfigurationError
 from backstay.events import Event, QueryExecuted, QueryFailed, TransactionCommitted, TransactionRolledBack
@@ -34,6 +35,7 @@ __all__ = [
     "current_span_ids",
     "mask_request_span",
     "open_traces",
+    "trace_headers",
 ]
 
 
@@ -105,6 +107,16 @@ def current_span_ids() -> tuple[str, str] | None:
     """Return the trace id and span id of the running code, in hexadecimal; None outside of a trace."""
     context = trace.get_current_span().get_span_context()
     return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None
+
+
+def trace_headers() -> dict[str, str]:
+    """Return the headers by which another service joins the trace of the running code; none outside of one.
+
+    W3C's Trace Context only: baggage came from a caller, and is nobody else's.
+    """
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers)
+    return headers
 
 
 def mask_request_span(redactor: Redactor, *, path: str, query: str) -> None:

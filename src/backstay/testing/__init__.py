@@ -9,18 +9,18 @@ In the top `conftest.py`: `pytest_plugins = ["backstay.testing"]`. Then tests ma
     session         a session on it, to arrange rows
     settings        the project's settings for this test; `database_url` is in them
     cache           the app's cache, empty
+    http_mock       the services that the app calls: respx, over backstay's HTTP client
     events          what happened in the test
     assert_queries  how many statements a block sends
     migrations_check  the whole history up, down and up, and then no difference to the models
 
 and override `app`, `settings`, `metadata` or `database_template`. Async tests and fixtures need no mark. A
 test that fails can be repeated alone: what a `RowFactory` makes up depends on the test's id only.
-
-Calls to other services are not mocked here yet; that fixture comes with `backstay.clients`.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from backstay.testing.apps import LiveServer
@@ -28,9 +28,18 @@ from backstay.testing.migrations import MigrationsCheck
 from backstay.testing.recording import Events, assert_queries
 
 if TYPE_CHECKING:
+    from backstay.testing._http_mocking import HttpMock
     from backstay.testing.factories import RowFactory, factory_for
 
-__all__ = ["Events", "LiveServer", "MigrationsCheck", "RowFactory", "assert_queries", "factory_for"]
+__all__ = [
+    "Events",
+    "HttpMock",
+    "LiveServer",
+    "MigrationsCheck",
+    "RowFactory",
+    "assert_queries",
+    "factory_for",
+]
 
 pytest_plugins = [
     "backstay.testing.event_loop",
@@ -39,13 +48,18 @@ pytest_plugins = [
     "backstay.testing.migrations",
     "backstay.testing.recording",
     "backstay.testing.seeding",
+    "backstay.testing.upstreams",
 ]
+
+_LATE = {
+    "HttpMock": "backstay.testing._http_mocking",
+    "RowFactory": "backstay.testing.factories",
+    "factory_for": "backstay.testing.factories",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import the factories when they are asked for: polyfactory is slow to import."""
-    if name not in ("RowFactory", "factory_for"):
+    """Import polyfactory and respx when they are asked for: both take long."""
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from backstay.testing import factories  # noqa: PLC0415  see above
-
-    return getattr(factories, name)
+    return getattr(import_module(_LATE[name]), name)
