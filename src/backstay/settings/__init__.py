@@ -3,6 +3,7 @@
 from pydantic_settings import SettingsConfigDict
 
 from backstay.settings._variables import UnknownVariable
+from backstay.settings.durations import read_span
 from backstay.settings.explain import SettingOrigin, SettingRedactor, environment_example, explain_settings
 from backstay.settings.sections import (
     CacheSettings,
@@ -40,5 +41,6 @@ __all__ = [
     "UnknownVariable",
     "environment_example",
     "explain_settings",
+    "read_span",
     "unknown_variables",
 ]
