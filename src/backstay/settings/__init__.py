@@ -20,6 +20,7 @@ from backstay.settings.sections import (
     TelemetrySettings,
 )
 from backstay.settings.settings import Settings, unknown_variables
+from backstay.settings.strength import find_weak_secrets
 
 __all__ = [
     "CacheSettings",
@@ -41,6 +42,7 @@ __all__ = [
     "UnknownVariable",
     "environment_example",
     "explain_settings",
+    "find_weak_secrets",
     "read_span",
     "unknown_variables",
 ]
