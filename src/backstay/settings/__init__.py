@@ -18,6 +18,7 @@ from backstay.settings.sections import (
     SettingsSection,
     TelemetrySettings,
 )
+from backstay.settings.security import SecuritySettings
 from backstay.settings.settings import Settings, unknown_variables
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LoggingSettings",
     "MigrationSettings",
     "SecretUrl",
+    "SecuritySettings",
     "ServerSettings",
     "SettingOrigin",
     "SettingRedactor",
