@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, insert, select
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from backstay import ReadSessionDep, SessionDep, create_app, install
+from backstay import ReadSessionDep, SessionDep, create_app, install, public
 from backstay.db import Database
 from backstay.events import QueryExecuted, subscribed
 from backstay.logging import captured_logs
@@ -72,7 +72,7 @@ def settings(settings: Settings, telemetry: TelemetrySettings) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def scrape(client: AsyncClient) -> dict[str, float]:
@@ -255,8 +255,8 @@ class TestNeighbours:
         self, settings: Settings, ask: Any, running: Any
     ) -> None:
         async with (
-            running(create_app(settings, routers=[router])) as first,
-            running(create_app(settings, routers=[router])) as second,
+            running(create_app(settings, routers=[router], dependencies=[public])) as first,
+            running(create_app(settings, routers=[router], dependencies=[public])) as second,
         ):
             await ask(first, "GET", "/streams")
             answer = await ask(second, "GET", "/metrics")

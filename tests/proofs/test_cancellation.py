@@ -13,7 +13,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, t
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from backstay import ReadSessionDep, SessionDep, create_app
+from backstay import ReadSessionDep, SessionDep, create_app, public
 from backstay.db import Database
 from backstay.settings import Settings
 
@@ -48,7 +48,7 @@ async def write_slowly(session: SessionDep) -> None:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def _left_behind(database: Database) -> int:

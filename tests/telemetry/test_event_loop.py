@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
-from backstay import create_app
+from backstay import create_app, public
 from backstay.settings import Settings, TelemetrySettings
 from backstay.telemetry.event_loop import LoopWatch
 
@@ -129,7 +129,8 @@ async def test_a_service_names_the_route_that_blocks_it_and_shows_the_lag(
     settings: Settings, moments: Any
 ) -> None:
     app = create_app(
-        settings.model_copy(update={"telemetry": TelemetrySettings(metrics=True, blocked_loop=LIMIT)})
+        settings.model_copy(update={"telemetry": TelemetrySettings(metrics=True, blocked_loop=LIMIT)}),
+        dependencies=[public],
     )
 
     @app.get("/blocks")

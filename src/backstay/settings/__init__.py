@@ -19,6 +19,7 @@ from backstay.settings.sections import (
     SettingsSection,
     TelemetrySettings,
 )
+from backstay.settings.security import SecuritySettings
 from backstay.settings.settings import Settings, unknown_variables
 from backstay.settings.strength import find_weak_secrets
 
@@ -32,6 +33,7 @@ __all__ = [
     "LoggingSettings",
     "MigrationSettings",
     "SecretUrl",
+    "SecuritySettings",
     "ServerSettings",
     "SettingOrigin",
     "SettingRedactor",

@@ -264,6 +264,11 @@ class HttpSettings(SettingsSection):
         description="Refuse JSON bodies that readers understand in several ways, such as a name that stands "
         "twice. Unset: on for apps that create_app makes.",
     )
+    require_policies: bool | None = Field(
+        default=None,
+        description="Refuse to start when a route does not say who may call it. Unset: on for apps that "
+        "create_app makes.",
+    )
     max_json_depth: int = Field(
         default=32,
         ge=1,
