@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from pydantic import BaseModel, SecretStr
 from starlette.responses import PlainTextResponse
 
-from backstay import InputSchema, PageDep, Schema, create_app, install
+from backstay import InputSchema, PageDep, Schema, create_app, install, public
 from backstay.app.deployment import CHECKS, Service, check_deployment
 from backstay.errors import ConfigurationError
 from backstay.settings import (
@@ -85,7 +85,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tidy() -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(dependencies=[public])
 
     @router.get("/things")
     async def list_things(page: PageDep) -> list[ClosedAnswer]:
@@ -215,7 +215,7 @@ def test_a_setting_that_may_be_deployed_is_not(values: dict[str, Any], folder: P
 
 
 def _post(body: Any) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(dependencies=[public])
 
     async def take(body: Any) -> None:
         """Take it."""
@@ -233,7 +233,7 @@ def test_a_model_that_ignores_fields_is_found_wherever_it_stands(body: Any, fold
 
 
 def _get(endpoint: Any, **options: Any) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(dependencies=[public])
     router.get("/things", **options)(endpoint)
     return router
 
@@ -299,9 +299,16 @@ async def _echo() -> Response:
 
 def test_a_method_for_proxies_is_found(folder: Path) -> None:
     service = _service(folder=folder)
-    service.app.add_api_route("/echo", _echo, methods=["TRACE"])
+    service.app.add_api_route("/echo", _echo, methods=["TRACE"], dependencies=[public])
 
     assert _findings(service) == {"S42": ["/echo answers TRACE."]}
+
+
+def test_a_route_that_does_not_say_for_whom_it_is_is_found(folder: Path) -> None:
+    service = _service(folder=folder)
+    service.app.add_api_route("/echo", _echo)
+
+    assert _findings(service) == {"S1": ["GET /echo does not say for whom."]}
 
 
 def test_an_app_that_only_installs_lacks_what_create_app_does(folder: Path) -> None:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from backstay.app._declared_fields import walk_types
 from backstay.app._deployed import Finding, Service
 from backstay.app._operation_ids import documented_operations
+from backstay.app._route_policies import route_policies
 
 __all__ = [
     "find_large_pages",
@@ -20,11 +21,23 @@ __all__ = [
     "find_loose_answers",
     "find_odd_methods",
     "find_open_inputs",
+    "find_silent_routes",
 ]
 
 _LARGEST_PAGE: Final = 100
 _PAGE_SIZES: Final = frozenset({"size", "limit", "pagesize", "perpage", "take", "first", "count"})
 _ODD_METHODS: Final = frozenset({"TRACE", "TRACK", "CONNECT"})
+
+
+def find_silent_routes(service: Service) -> Iterator[Finding]:
+    """Yield the routes that do not say who may call them."""
+    public_paths = service.app.state.backstay.public_paths
+    for policy in route_policies(service.app, public_paths=public_paths):
+        if policy.admits is None:
+            yield Finding(
+                f"{policy}.",
+                "Put dependencies=[public] on what is for everybody, and a guard on what is not.",
+            )
 
 
 def find_open_inputs(service: Service) -> Iterator[Finding]:

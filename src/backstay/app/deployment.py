@@ -42,6 +42,7 @@ class Outcome:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check("S1", "Each route says who may call it.", routes.find_silent_routes),
     Check("S3", "Input models refuse what they do not know.", routes.find_open_inputs),
     Check("S4", "Each route says what it answers, and no answer holds a secret.", routes.find_loose_answers),
     Check("S5", "No page is larger than 100.", routes.find_large_pages),
