@@ -63,11 +63,12 @@ class TimeLimits:
 
     def begin(self, scope: Scope) -> RequestCall:
         """Return the call of a request that begins now."""
-        caller_waits = inf
+        call = RequestCall(self.limit_seconds)
+        header = self._header
         for name, value in scope["headers"]:
-            if name == self._header:
-                caller_waits = min(caller_waits, self._read(value, scope))
-        return RequestCall(self.limit_seconds, caller_waits=caller_waits)
+            if name == header:
+                call.shorten(min(call.caller_waits, self._read(value, scope)))
+        return call
 
     def _read(self, value: bytes, scope: Scope) -> float:
         # Nonsense is ignored like the word of a stranger: it is a hint, and no reason to refuse the request.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
+from sqlalchemy.util.concurrency import await_
 
 from backstay.deadline import seconds_left
 
-__all__ = ["connect_postgresql"]
+__all__ = ["connect_postgresql", "ping"]
 
 _CONNECT_SECONDS: Final = 5.0
 _LONGEST_TIMEOUT_MS: Final = 2**31 - 1
@@ -53,3 +54,15 @@ async def connect_postgresql(*args: Any, **kwargs: Any) -> asyncpg.Connection[An
         return await asyncpg.connect(*args, **kwargs, timeout=timeout, connection_class=_Connection)
     except (OSError, TimeoutError) as error:
         raise asyncpg.ClientCannotConnectError(f"The database server cannot be reached: {error}") from error
+
+
+def ping(connection: Any) -> bool:
+    """Ask whether a connection of SQLAlchemy's still has its server, with one message there and back.
+
+    SQLAlchemy would wrap the question into a transaction: three of them before each transaction of ours.
+    """
+    try:
+        await_(connection._connection.execute("SELECT 1"))  # noqa: SLF001  the driver's, inside of it
+    except Exception as error:  # noqa: BLE001  translated into what the pool knows
+        connection._handle_exception(error)  # noqa: SLF001  as its own ping does
+    return True

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backstay import json
-from backstay.db._driver import connect_postgresql
+from backstay.db._driver import connect_postgresql, ping
 from backstay.db._pool import WatchedPool
 from backstay.deadline import seconds_left
 from backstay.errors import ConfigurationError
@@ -93,6 +93,9 @@ def create_engines(url: URL, settings: DatabaseSettings) -> tuple[AsyncEngine, A
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(writing.sync_engine, settings)
         _prepare_sqlite(reading.sync_engine, settings, read_only=True)
+    else:
+        for engine in (writing, reading):
+            engine.dialect.do_ping = ping  # type: ignore[assignment,method-assign]  # the seam
     return writing, reading
 
 
