@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
@@ -393,6 +393,10 @@ class Exchange:
         if self._is_started:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection
+        if isinstance(error, ClientDisconnect):
+            self.status = _LEFT_STATUS
+            _logger.info("The caller left before its request was whole.")
+            return
         if isinstance(error, ReplayedError):
             await error.response()(scope, receive, send)
             return

@@ -68,6 +68,8 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_slow_queries(),
         explainer.explain_blocked_loop(),
         explainer.explain_proxies(),
+        explainer.explain_hosts(has_policy=has_policy),
+        explainer.explain_connections(),
         explainer.explain_debug(),
     ]
 
@@ -249,6 +251,22 @@ class _Explainer:
             self._tell("server.trusted_proxies"),
             "server.trusted_proxies",
         )
+
+    def explain_hosts(self, *, has_policy: bool) -> Part:
+        name, setting, hosts = "hosts", "http.allowed_hosts", self._settings.http.allowed_hosts
+        if not has_policy:
+            return _installed(name, "install() changes no answer of an existing app; create_app() has it")
+        state = f"answers to {', '.join(hosts)}" if hosts else "answers to any name"
+        return Part(name, bool(hosts), state, self._tell(setting), setting)
+
+    def explain_connections(self) -> Part:
+        setting = "server.header_timeout"
+        values = [
+            self._origins[f"server.{name}"].value
+            for name in ("header_timeout", "body_timeout", "stall_timeout")
+        ]
+        state = "heads within {}, bodies within {}, stalled ones closed after {}".format(*values)
+        return Part("connections", True, state, self._tell(setting), setting)
 
     def explain_debug(self) -> Part:
         return self._decide("tracebacks to callers", "debug", is_on=self._settings.debug)
