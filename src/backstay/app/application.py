@@ -26,6 +26,7 @@ from backstay.app.middleware import BackstayMiddleware
 from backstay.app.openapi import refine_openapi
 from backstay.app.problems import ProblemShape, add_problem_handlers, problem_response
 from backstay.app.response_headers import security_headers
+from backstay.app.time_limits import TimeLimits
 from backstay.logging import Processor
 from backstay.settings import Settings
 
@@ -104,6 +105,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     installation.response_headers = security_headers(is_exposed=settings.environment == "production")
     installation.max_body_bytes = settings.http.max_body_bytes
     installation.input_rules = InputRules.of_created(settings)
+    installation.time_limits = TimeLimits.of_created(settings)
     installation.log_processors = tuple(log_processors)
     installation.is_created, installation.public_paths = True, tuple(public_paths)
     add_problem_handlers(app, shape=problem_shape)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 
 from backstay.app._route_policies import demands_policies
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import block_limit, serves_metrics
+from backstay.app.time_limits import TimeLimits
 from backstay.redaction import Redactor
 from backstay.settings import Settings, explain_settings
 
@@ -53,6 +55,7 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
         explainer.explain_route_policies(has_policy=has_policy),
+        explainer.explain_deadline(has_policy=has_policy),
         explainer.explain_idempotency(idempotent_routes),
         explainer.explain_cache(),
         explainer.explain_coherence(),
@@ -143,6 +146,18 @@ class _Explainer:
         is_on = has_policy and self._is_production
         name = "strict transport security"
         return Part(name, is_on, _word(is_on), self._environment, "environment")
+
+    def explain_deadline(self, *, has_policy: bool) -> Part:
+        limit = (TimeLimits.of_created if has_policy else TimeLimits.of_installed)(
+            self._settings
+        ).limit_seconds
+        reason = self._tell("http.deadline")
+        if self._settings.http.deadline is None:
+            made = "create_app() made the app" if has_policy else "install() changes no answer of an app"
+            reason = f"{reason} and {made}"
+        if limit == inf:
+            return Part("deadline", False, "off", reason, "http.deadline")
+        return Part("deadline", True, f"{limit:g} s for each request", reason, "http.deadline")
 
     def explain_idempotency(self, routes: int) -> Part:
         name = "idempotency keys"

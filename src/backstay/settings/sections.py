@@ -299,6 +299,17 @@ class HttpSettings(SettingsSection):
         pattern=r"^[A-Za-z0-9-]+$",
         description="The header that carries a request's id, in and out.",
     )
+    deadline: Duration | None = Field(
+        default=None,
+        description="How long a request may take, with all that it waits for and a streamed body; 0 for as "
+        "long as it likes. Unset: 30s for apps that create_app makes.",
+    )
+    deadline_header: str = Field(
+        default="X-Request-Timeout-Ms",
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="The header in which callers at server.trusted_proxies say how many milliseconds they "
+        "wait; it only shortens the deadline. Empty: nobody can.",
+    )
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -348,6 +359,10 @@ class ClientSettings(SettingsSection):
         default=timedelta(seconds=10),
         description="How long a call may take in all, with everything that is tried again. The deadline "
         "of the request that is being served shortens it.",
+    )
+    pass_deadline: bool = Field(
+        default=False,
+        description="Say in each call, in the header http.deadline_header, how many milliseconds are left.",
     )
     max_response_bytes: int = Field(
         default=10 * 1024 * 1024, ge=1, description="A longer answer, once it is unpacked, is an error."
@@ -444,7 +459,8 @@ class ServerSettings(SettingsSection):
     )
     trusted_proxies: tuple[str, ...] = Field(
         default=("127.0.0.1",),
-        description="Addresses or networks whose X-Forwarded-* headers are believed.",
+        description="Addresses or networks whose X-Forwarded-* headers, and http.deadline_header, are "
+        "believed.",
         examples=["10.0.0.0/8"],
     )
     root_path: str = Field(
