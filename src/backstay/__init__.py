@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from backstay.app.idempotency import idempotent as idempotent
     from backstay.app.limits import RateLimit as RateLimit
     from backstay.app.limits import rate_limit as rate_limit
+    from backstay.app.policies import guarded_by as guarded_by
+    from backstay.app.policies import public as public
     from backstay.app.problems import Problem as Problem
     from backstay.app.responses import JSONResponse as JSONResponse
     from backstay.app.runtime import Runtime as Runtime
@@ -90,10 +92,12 @@ _ROOMS = {
     "forget": "backstay.cache.forgetting",
     "fetch": "backstay.clients",
     "get_logger": "backstay.logging",
+    "guarded_by": "backstay.app.policies",
     "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",
     "invalidates": "backstay.cache.forgetting",
     "open_runtime": "backstay.app.runtime",
+    "public": "backstay.app.policies",
     "rate_limit": "backstay.app.limits",
     "repeatable": "backstay.app.dependencies",
     "row": "backstay.db.sources",

@@ -68,6 +68,17 @@ _PRODUCTION: dict[str, Any] = {
             {"http": HttpSettings(strict_json=False)},
             "strict JSON: off, because the code sets http.strict_json",
         ),
+        (
+            "route policies",
+            {},
+            "route policies: each route has to say who may call it, because SHOP_HTTP__REQUIRE_POLICIES is "
+            "not set and create_app() made the app",
+        ),
+        (
+            "route policies",
+            {"http": HttpSettings(require_policies=False)},
+            "route policies: off, because the code sets http.require_policies",
+        ),
         ("CORS", {}, "CORS: off, because SHOP_HTTP__CORS_ORIGINS is not set"),
         (
             "metrics",

@@ -16,6 +16,7 @@ from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app._input_rules import InputRules
 from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app._named_clients import check_clients
+from backstay.app._route_policies import check_policies, demands_policies, drop_markers
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -70,6 +71,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     health_checks: Sequence[HealthCheck] = (),
     problem_shape: ProblemShape = problem_response,
     log_processors: Sequence[Processor] = (),
+    public_paths: Sequence[str] = (),
     **options: Unpack[FastAPIOptions],
 ) -> FastAPI:
     """Return a FastAPI app whose parts commit, fail and shut down together.
@@ -81,6 +83,8 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         health_checks: Asked by `/readyz` beside the database.
         problem_shape: Makes the body of every error; an RFC 9457 problem document unless replaced.
         log_processors: See and change each log event before it is redacted.
+        public_paths: The paths of mounts and plain Starlette routes, which cannot say `public` themselves.
+            Who may call what is behind them is then no business of backstay's.
         **options: Passed on to `FastAPI`.
 
     Raises:
@@ -106,6 +110,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     installation.max_body_bytes = settings.http.max_body_bytes
     installation.input_rules = InputRules.of_created(settings)
     installation.log_processors = tuple(log_processors)
+    installation.is_created, installation.public_paths = True, tuple(public_paths)
     add_problem_handlers(app, shape=problem_shape)
     for router in routers:
         app.include_router(router)
@@ -146,10 +151,18 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
         require_shared_counters(app, installation.settings)
         require_shared_cache(installation.settings)
         check_clients(app, installation.settings)
+        _settle_policies(app, installation)
         async with installation.running(), inner(app) as state:
+            _settle_policies(app, installation)  # of what the app's own lifespan has added
             yield state
 
     return lifespan
+
+
+def _settle_policies(app: FastAPI, installation: Installation) -> None:
+    if demands_policies(installation.settings, is_created=installation.is_created):
+        check_policies(app, public_paths=installation.public_paths)
+    drop_markers(app)
 
 
 def _response_headers(settings: Settings) -> tuple[tuple[str, str], ...]:

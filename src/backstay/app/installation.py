@@ -53,6 +53,8 @@ class Installation:
         self.max_body_bytes: int | None = None
         self.input_rules = InputRules.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
+        self.is_created = False
+        self.public_paths: tuple[str, ...] = ()
 
     @property
     def request_id_header(self) -> str:
