@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from pydantic import SecretStr
 
-from backstay import Settings, create_app
+from backstay import Settings, create_app, public
 from backstay.settings import DatabaseSettings, ServerSettings
 from backstay.testing._live_server import serve
 
@@ -85,7 +85,7 @@ class Wire:
         return self._file.read()
 
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.get("/")
