@@ -56,11 +56,16 @@ def moments() -> Any:
 
 
 async def test_a_quiet_loop_has_almost_no_lag() -> None:
+    lags = [await _lag_of_a_quiet_loop() for _ in range(5)]
+
+    assert min(lags) < 0.1  # a shared machine halts now and then, but not in each of five
+
+
+async def _lag_of_a_quiet_loop() -> float:
     watch = LoopWatch()
     async with watching(watch):
         await asyncio.sleep(0.25)
-
-    assert watch.lag_seconds < 0.25  # a shared machine halts now and then
+    return watch.lag_seconds
 
 
 async def test_a_block_shows_for_a_while_also_when_the_loop_is_quiet_again() -> None:

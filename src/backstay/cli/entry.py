@@ -155,6 +155,31 @@ def _read_duration(value: str) -> timedelta:
 
 
 @app.command()
+def check(
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Look at what matters in production too, with these settings.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW", help="A check to leave out, such as S37; may come again.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")] = False,
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Tell whether the app can be served, and with --deploy what it lacks before it faces the world.
+
+    Ends with 1 when something is found.
+    """
+    from backstay.cli.check import check as check_app
+
+    with reporting(traceback=traceback):
+        raise typer.Exit(check_app(app, deploy=deploy, ignored=ignore or (), as_json=as_json))
+
+
+@app.command()
 def load(  # noqa: PLR0913, PLR0917  one for each option
     users: Annotated[int, typer.Option(min=1, help="How many use the service at once.")] = 10,
     spawn_rate: Annotated[float, typer.Option(min=0.1, help="How many of them come each second.")] = 10,

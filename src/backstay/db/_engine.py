@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backstay import json
+from backstay.db._address import move_options, refuse_unknown_options
 from backstay.db._pool import WatchedPool
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
@@ -44,6 +45,8 @@ def resolve_url(settings: DatabaseSettings) -> URL:
         raise ConfigurationError(
             f"The setting database.url names {backend!r}, which is not supported.", hint=_EXAMPLES
         )
+    if backend == "postgresql":
+        refuse_unknown_options(url)
     return url.set(drivername=backend)
 
 
@@ -149,6 +152,7 @@ def _connect_options(url: URL, settings: DatabaseSettings, *, read_only: bool = 
 
 async def _connect_postgresql(*args: Any, **kwargs: Any) -> asyncpg.Connection:
     """Connect; a server that cannot be reached has a SQLSTATE too, so that nobody guesses from an OSError."""
+    move_options(kwargs)
     try:
         return await asyncpg.connect(*args, **kwargs)
     except (OSError, TimeoutError) as error:

@@ -96,7 +96,7 @@ def _word(details: ErrorDetails, *, secrets: Sequence[str]) -> str:
     if details["type"] == "missing":
         return "is required"
     if details["type"] == "time_delta_parsing":
-        return "must be a duration such as 250ms, 2s, 15m, 1h or 1d"
+        return "must be a duration such as 250ms, 2s, 15m, 1h30m or 1d"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     if details["type"] in _WORDY:
         message = message.partition(",")[0]

@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
+from backstay.settings.durations import read_span
+
 __all__ = [
     "CacheSettings",
     "ClientName",
@@ -50,17 +52,13 @@ SecretUrl = Annotated[SecretStr, UrlMarker]
 def _parse_duration(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = _DURATION.fullmatch(value.strip())
-    if found is None:
-        return value
-    return timedelta(**{_DURATION_UNITS[found["unit"] or "s"]: float(found["amount"])})
+    text = re.sub(r"(?<=\d)\s+(?=[a-z])", "", value.strip())
+    span = read_span(f"{text}s" if text[-1:].isdigit() else text)
+    return value if span is None else span
 
-
-_DURATION: Final = re.compile(r"(?P<amount>\d{1,9}(?:\.\d{1,6})?)\s*(?P<unit>ms|s|m|h|d)?")
-_DURATION_UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta(0))]
-"""A timedelta; in the environment `250ms`, `2s`, `15m`, `1h`, `1d`, a number of seconds, or ISO 8601."""
+"""A timedelta; in the environment `250ms`, `2s`, `1h30m`, `1d`, `1w`, a number of seconds, or ISO 8601."""
 
 
 class DatabaseSettings(SettingsSection):
