@@ -9,6 +9,7 @@ from typing import Protocol
 from starlette.types import Scope
 
 from backstay.app._limit_record import LimitRecord
+from backstay.security import Principal
 
 __all__ = ["InFlight", "current_exchange"]
 
@@ -20,6 +21,7 @@ class InFlight(Protocol):
     trace_id: str | None
     scope: Scope
     task: asyncio.Task[object] | None
+    principal: Principal | None
 
     @property
     def route(self) -> str | None:
