@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter
 from pydantic import Field, SecretStr
 from starlette.requests import Request
+from starlette.responses import Response
 
 from backstay.app._login_limits import count_confirmation, count_login, count_reset
 from backstay.app._messages import send_reset, send_verification
@@ -58,18 +59,14 @@ class AddressVerification(InputSchema):
 
 
 def make_account_router() -> APIRouter:
-    """Return the routes."""
-    router = APIRouter(prefix="/account", tags=["authentication"])
-    add = router.add_api_route
-    add("/password", change, methods=["POST"], status_code=204, responses=_OWN)
-    add("/verification/request", ask_for_verification, methods=["POST"], status_code=202, responses=_OWN)
-    for path, endpoint, status in (
-        ("/password/reset/request", ask_for_reset, 202),
-        ("/password/reset", reset, 204),
-        ("/verification", verify, 204),
-    ):
-        responses = _LIMITED if status == 202 else _TOKEN
-        add(path, endpoint, methods=["POST"], status_code=status, responses=responses, dependencies=[public])
+    """Return the routes; none of them has anything to say but its status."""
+    router = APIRouter(prefix="/account", tags=["authentication"], default_response_class=Response)
+    post = router.post
+    post("/password", status_code=204, responses=_OWN)(change)
+    post("/password/reset/request", status_code=202, responses=_LIMITED, dependencies=[public])(ask_for_reset)
+    post("/password/reset", status_code=204, responses=_TOKEN, dependencies=[public])(reset)
+    post("/verification/request", status_code=202, responses=_OWN)(ask_for_verification)
+    post("/verification", status_code=204, responses=_TOKEN, dependencies=[public])(verify)
     return router
 
 

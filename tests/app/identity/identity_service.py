@@ -1,7 +1,5 @@
 """A small service with accounts, and a caller that logs in: what the tests of identity share."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +12,18 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backstay import Model, PrincipalDep, SessionDep, create_app, public, require_scopes
+from backstay import (
+    InputSchema,
+    Model,
+    PasswordsDep,
+    PrincipalDep,
+    SessionDep,
+    VerificationDep,
+    create_app,
+    public,
+    require_scopes,
+    revoke_sessions,
+)
 from backstay.app.accounts import Account, Accounts, ResetMessage, VerificationMessage
 from backstay.db import AsyncSession, Database
 from backstay.db.model import NAMING_CONVENTION
@@ -87,6 +96,11 @@ def _to_account(member: Member | None) -> Account | None:
     )
 
 
+class NewMember(InputSchema):
+    email: str
+    password: SecretStr
+
+
 def make_router() -> APIRouter:
     router = APIRouter()
 
@@ -102,10 +116,20 @@ def make_router() -> APIRouter:
     async def read_admin() -> str:
         return "secrets"
 
+    @router.post("/members", status_code=201, dependencies=[public])
+    async def join(
+        new: NewMember, session: SessionDep, passwords: PasswordsDep, verification: VerificationDep
+    ) -> UUID:
+        passwords.check_password(new.password.get_secret_value(), context=[new.email])
+        hashed = await passwords.hash(new.password.get_secret_value())
+        member = Member(email=new.email, password_hash=hashed)
+        session.add(member)
+        await session.flush()
+        verification.send_after_commit(session, str(member.id))
+        return member.id
+
     @router.delete("/members/{member_id}/logins", status_code=204, dependencies=[public])
     async def disable(member_id: UUID, session: SessionDep) -> None:
-        from backstay import revoke_sessions
-
         await revoke_sessions(session, str(member_id))
 
     return router
