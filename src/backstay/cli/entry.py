@@ -11,6 +11,7 @@ import typer
 
 from backstay.cli.cache_commands import cache_commands
 from backstay.cli.database_commands import database_commands
+from backstay.cli.keys_commands import keys_commands
 from backstay.cli.messages import complain, reporting, silence_output
 from backstay.cli.options import AppOption, HostOption, PortOption, TracebackOption, explain_when_alone
 from backstay.errors import did_you_mean
@@ -125,6 +126,7 @@ def run(
 
 app.add_typer(database_commands, name="db")
 app.add_typer(cache_commands, name="cache")
+app.add_typer(keys_commands, name="keys")
 
 
 @app.command()

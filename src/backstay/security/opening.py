@@ -14,11 +14,13 @@ from backstay.security.keys import KeyRing, generate_key
 from backstay.security.tokens import AccessTokens
 from backstay.settings import Settings, explain_settings
 
-__all__ = ["find_audience", "find_issuer", "open_access_tokens", "open_key_ring"]
+__all__ = ["DEVELOPMENT_FILE", "find_audience", "find_issuer", "open_access_tokens", "open_key_ring"]
 
 _logger = logging.getLogger("backstay.security")
 
-_DEVELOPMENT_FILE: Final = Path(".backstay/keys.json")
+DEVELOPMENT_FILE: Final = Path(".backstay/keys.json")
+"""Where development keeps the keys that it makes by itself."""
+
 _DEVELOPMENT_ISSUER: Final = "http://127.0.0.1:8000"
 
 
@@ -88,7 +90,7 @@ def _variable(settings: Settings, name: str) -> str:
 
 
 def _ensure_development_file(settings: Settings) -> Path:
-    path = _DEVELOPMENT_FILE
+    path = DEVELOPMENT_FILE
     if path.exists():
         return path
     path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -63,20 +63,27 @@ class Passwords:
                 )
             ]
         )
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="backstay-passwords")
+        self._is_open = False
         self._dummy = ""
 
     async def __aenter__(self) -> Self:
-        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="backstay-passwords")
-        self._dummy = await self.hash(secrets.token_urlsafe())
+        self._is_open = True
+        try:
+            self._dummy = await self.hash(secrets.token_urlsafe())
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            await asyncio.to_thread(executor.shutdown, cancel_futures=True)
+        await self._close()
+
+    async def _close(self) -> None:
+        self._is_open = False
+        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
     def check_password(self, password: str, *, context: Sequence[str] = ()) -> None:
         """Refuse a new password that is too short, too long, or easily guessed.
@@ -133,7 +140,7 @@ class Passwords:
     async def _run(
         self, work: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> _Result:
-        if self._executor is None:
+        if not self._is_open:
             raise UsageError("`Passwords` is not open: use it inside of `async with`.")
         if self._jobs >= self._most_jobs:
             raise UnavailableError("Too many callers are logging in; come back in a moment.")
