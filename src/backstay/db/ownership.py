@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -62,8 +63,12 @@ def _find_owner(mapper: Mapper[Any], owner: str) -> InstrumentedAttribute[Any]:
 
 def _to_owner(column: InstrumentedAttribute[Any], subject: str) -> object:
     """Return a subject as the column has it; None when it cannot be any of its values."""
-    kind = column.type.python_type
-    try:
-        return kind(subject) if kind in (int, UUID) else subject
-    except ValueError:
-        return None
+    kind = getattr(column.type, "impl_instance", column.type).python_type
+    if kind is int:
+        return int(subject) if re.fullmatch(r"-?[0-9]{1,18}", subject, re.ASCII) else None
+    if kind is UUID:
+        try:
+            return UUID(subject)
+        except ValueError:
+            return None
+    return subject
