@@ -38,6 +38,7 @@ from backstay.db.records import KeyRecords
 from backstay.deadline import enter_call, leave_call, seconds_left
 from backstay.errors import DeadlineExceededError, UnavailableError
 from backstay.logging import get_logger
+from backstay.security import Principal
 from backstay.telemetry.traces import mask_request_span
 
 __all__ = ["Exchange"]
@@ -76,6 +77,7 @@ class Exchange:
         "condition",
         "has_left",
         "inbox",
+        "principal",
         "request_id",
         "scope",
         "status",
@@ -104,6 +106,7 @@ class Exchange:
         self.inbox = Inbox(
             receive, max_bytes=installation.max_body_bytes, reading=installation.input_rules.reading(scope)
         )
+        self.principal: Principal | None = None
         self.scope = scope
         self.status = 0
         self.turn: asyncio.Lock | None = None
@@ -151,6 +154,8 @@ class Exchange:
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
                 headers.setdefault(name, value)
+            if self.principal is not None:
+                headers.setdefault("Cache-Control", "no-store")
             for name, value in self._limits.headers().items() if self._limits is not None else ():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
