@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from pydantic import SecretStr
 
-from backstay import Settings, create_app
+from backstay import Settings, create_app, public
 from backstay.settings import DatabaseSettings, ServerSettings
 from backstay.testing._live_server import serve
 
@@ -139,7 +139,7 @@ def make_settings(environment: str = "development", /, **server: Any) -> Setting
 
 
 def make_app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 @pytest.fixture

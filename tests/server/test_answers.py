@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from pydantic import SecretStr
 
-from backstay import Settings, create_app
+from backstay import Settings, create_app, public
 from backstay.settings import DatabaseSettings, HttpSettings
 from backstay.testing._live_server import serve
 
@@ -25,6 +25,7 @@ def make_app(environment: str = "production") -> FastAPI:
             http=HttpSettings(docs=True, cors_origins=("https://page.example",)),
         ),
         routers=[router],
+        dependencies=[public],
     )
 
     @app.get("/moved")
