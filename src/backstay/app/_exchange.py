@@ -15,7 +15,7 @@ import re
 import secrets
 from collections import deque
 from collections.abc import Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -71,6 +71,7 @@ class Exchange:
         "_send_outside",
         "_stopped_by",
         "_watcher",
+        "answer_headers",
         "began",
         "call",
         "claim",
@@ -99,6 +100,7 @@ class Exchange:
         self._limits: LimitRecord | None = None
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
+        self.answer_headers: list[tuple[bytes, bytes]] = []
         self.call = installation.time_limits.begin(scope)
         self.claim: Claim | None = None
         self.condition: Condition | None = None
@@ -156,6 +158,9 @@ class Exchange:
                 headers.setdefault(name, value)
             if self.principal is not None:
                 headers.setdefault("Cache-Control", "no-store")
+            self.answer_headers = message["headers"]
+            if self._installation.stopping.is_draining:
+                self._installation.stopping.end_connection(self, headers)
             for name, value in self._limits.headers().items() if self._limits is not None else ():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -226,6 +231,14 @@ class Exchange:
                 )
             )
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether its answer has begun, and is a stream of events that ends when somebody ends it."""
+        return self._is_started and any(
+            name == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in self.answer_headers
+        )
+
     def watch_for_leaving(self) -> None:
         """Cancel the request when its caller goes away; only for requests that change nothing."""
         if self._watcher is None and not self._is_started and self.scope["method"] in {"GET", "HEAD"}:
@@ -252,7 +265,8 @@ class Exchange:
         except asyncio.CancelledError:
             if not self.call.take_cancellation():
                 raise
-            error = self._stopped_by or DeadlineExceededError("The time for this request is over.")
+            stopped = self._stopped_by or self._installation.stopping.explain_end()
+            error = stopped or DeadlineExceededError("The time for this request is over.")
         if error is not None:
             await self._answer(error, scope, receive, send)
 
@@ -395,6 +409,9 @@ class Exchange:
         await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
 
     async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.is_event_stream and not self.call.ends_at > monotonic():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         if self._is_started:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection

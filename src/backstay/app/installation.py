@@ -21,6 +21,7 @@ from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
 from backstay.app.runtime import Runtime, open_runtime
+from backstay.app.stopping import Stopping
 from backstay.app.time_limits import TimeLimits
 from backstay.db import Database
 from backstay.db.migrations import Migrations
@@ -60,6 +61,7 @@ class Installation:
         self.input_rules = InputRules.of_installed(settings)
         self.time_limits = TimeLimits.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
+        self.stopping = Stopping(self.in_flight)
         self.is_created = False
         self.identity_options: IdentityOptions | None = None
         self.identity: Identity | None = None
@@ -150,8 +152,10 @@ class Installation:
                 *self._expiry(runtime),
             )
             try:
-                yield runtime
+                with self.stopping.listening(self.settings):
+                    yield runtime
             finally:
+                runtime.background.limit_grace(self.stopping.seconds_left())
                 for task in tasks:
                     task.cancel()
                 self.runtime = self.observation = self.identity = None
