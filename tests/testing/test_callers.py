@@ -48,7 +48,7 @@ async def test_callers_are_who_they_are_said_to_be(client, authorize):
 
 
 def test_an_app_that_has_not_started_knows_nobody(authorize):
-    with pytest.raises(UsageError, match="asks for `client`"):
+    with pytest.raises(UsageError, match="asks for `client` too"):
         authorize(7)
 """
 

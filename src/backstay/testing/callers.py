@@ -3,6 +3,8 @@
     async def test_only_admins_list_all(client: AsyncClient, authorize: Authorize) -> None:
         assert (await client.get("/users", headers=authorize("7"))).status_code == 403
         assert (await client.get("/users", headers=authorize("7", "admin"))).status_code == 200
+
+The subject need not be anybody's: tokens tell who calls, and the app's own data whether there is such a user.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def authorize(app: FastAPI) -> Authorize:
         identity = find_installation(app).identity
         if identity is None:
             raise UsageError(
-                "The app has no accounts, or has not started: a test that authorizes callers asks for `client`."
+                "The app has no accounts, or has not started: a test that authorizes asks for `client` too."
             )
         issued = identity.tokens.issue(str(subject), client_id="tests", scopes=scopes)
         return {"Authorization": f"Bearer {issued.token.get_secret_value()}"}
