@@ -69,6 +69,16 @@ def upgrade() -> None:
     with op.batch_alter_table("backstay_idempotency", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_backstay_idempotency_created_at"), ["created_at"], unique=False)
     op.create_table(
+        "backstay_outbox",
+        sa.Column("id", backstay.db.types.Uuid(), nullable=False),
+        sa.Column("topic", backstay.db.types.String(200), nullable=False),
+        sa.Column("payload", backstay.db.types.String(), nullable=False),
+        sa.Column("created_at", backstay.db.types.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_backstay_outbox")),
+    )
+    with op.batch_alter_table("backstay_outbox", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_backstay_outbox_topic"), ["topic"], unique=False)
+    op.create_table(
         "backstay_one_time_tokens",
         sa.Column("digest", backstay.db.types.String(64), nullable=False),
         sa.Column("purpose", backstay.db.types.String(32), nullable=False),
@@ -147,6 +157,9 @@ def downgrade() -> None:
     with op.batch_alter_table("backstay_one_time_tokens", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_backstay_one_time_tokens_expires_at"))
     op.drop_table("backstay_one_time_tokens")
+    with op.batch_alter_table("backstay_outbox", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_backstay_outbox_topic"))
+    op.drop_table("backstay_outbox")
     with op.batch_alter_table("backstay_idempotency", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_backstay_idempotency_created_at"))
     op.drop_table("backstay_idempotency")
