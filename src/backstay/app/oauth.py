@@ -107,7 +107,12 @@ def _cacheable(content: object) -> Response:
 
 
 def _form(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "required": required, "properties": properties}
+    schema = {
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": {"type": "string"},
+    }
     return {
         "requestBody": {
             "required": True,
