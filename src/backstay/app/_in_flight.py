@@ -9,6 +9,7 @@ from typing import Protocol
 from starlette.types import Scope
 
 from backstay.app._limit_record import LimitRecord
+from backstay.app._request_call import RequestCall
 from backstay.security import Principal
 
 __all__ = ["InFlight", "current_exchange"]
@@ -19,6 +20,7 @@ class InFlight(Protocol):
 
     request_id: str
     trace_id: str | None
+    call: RequestCall
     scope: Scope
     task: asyncio.Task[object] | None
     principal: Principal | None
