@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -21,10 +22,14 @@ class Supervisor:
 
     Args:
         grace: How long `async with` waits at its end for running tasks before it cancels them.
+        context: Returns the context that a new task runs in: what starts it may end long before it does.
     """
 
-    def __init__(self, *, grace: timedelta = timedelta(seconds=10)) -> None:
+    def __init__(
+        self, *, grace: timedelta = timedelta(seconds=10), context: Callable[[], Context] = copy_context
+    ) -> None:
         self._grace = grace
+        self._context = context
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_open = False
 
@@ -58,7 +63,7 @@ class Supervisor:
         if not self._is_open:
             work.close()
             raise UsageError(f"Background task {name!r} cannot start: the service is not running.")
-        task: asyncio.Task[object] = asyncio.create_task(work, name=name)
+        task: asyncio.Task[object] = asyncio.create_task(work, name=name, context=self._context())
         self._tasks.add(task)
         task.add_done_callback(self._finish)
         return task

@@ -53,6 +53,18 @@ _PRODUCTION: dict[str, Any] = {
             _PRODUCTION | {"http": HttpSettings(docs=True)},
             "documentation: on, because the code sets http.docs",
         ),
+        ("hosts", {}, "hosts: answers to any name, because SHOP_HTTP__ALLOWED_HOSTS is not set"),
+        (
+            "hosts",
+            {"http": HttpSettings(allowed_hosts=("shop.example", "*.shop.example"))},
+            "hosts: answers to shop.example, *.shop.example, because the code sets http.allowed_hosts",
+        ),
+        (
+            "connections",
+            {},
+            "connections: heads within 5s, bodies within 30s, stalled ones closed after 5s, "
+            "because SHOP_SERVER__HEADER_TIMEOUT is not set",
+        ),
         (
             "header limit",
             {},

@@ -14,12 +14,13 @@ import random
 import re
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from time import perf_counter
 from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
@@ -34,7 +35,8 @@ from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import as_app_error, is_repeatable
 from backstay.db.records import KeyRecords
-from backstay.deadline import seconds_left
+from backstay.deadline import enter_call, leave_call, seconds_left
+from backstay.errors import DeadlineExceededError, UnavailableError
 from backstay.logging import get_logger
 from backstay.telemetry.traces import mask_request_span
 
@@ -48,6 +50,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPLAY_BYTES = 1024 * 1024
 _FIRST_PAUSE_SECONDS = 0.005
+_NOTHING: Mapping[str, object] = {}
 _LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
 
 
@@ -68,6 +71,7 @@ class Exchange:
         "_stopped_by",
         "_watcher",
         "began",
+        "call",
         "claim",
         "condition",
         "has_left",
@@ -93,6 +97,7 @@ class Exchange:
         self._limits: LimitRecord | None = None
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
+        self.call = installation.time_limits.begin(scope)
         self.claim: Claim | None = None
         self.condition: Condition | None = None
         self.has_left = False
@@ -115,6 +120,7 @@ class Exchange:
         """Serve the request through `app` and write its access line."""
         entered = Entered(self._installation.runtime)
         token = current_exchange.set(self)
+        call_token = enter_call(self.call)
         self._installation.in_flight.add(self)
         self._mask_span()
         try:
@@ -129,6 +135,7 @@ class Exchange:
             if self._watcher is not None:
                 self._watcher.cancel()
             self._finish()
+            leave_call(call_token)
             current_exchange.reset(token)
             entered.leave()
             # The scope and the exchange know each other: parted, both go at once and not with the next
@@ -148,6 +155,7 @@ class Exchange:
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._count()
+            self.call.lift_deadline()  # what runs in the background after the answer has none
         await self._send_outside(message)
 
     def _mask_span(self) -> None:
@@ -234,13 +242,26 @@ class Exchange:
         if (refusal := self._installation.input_rules.refuse(scope)) is not None:
             await self._answer(refusal, scope, receive, send)
             return
+        try:
+            error = await self._serve_in_time(app, scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.call.take_cancellation():
+                raise
+            error = self._stopped_by or DeadlineExceededError("The time for this request is over.")
+        if error is not None:
+            await self._answer(error, scope, receive, send)
+
+    async def _serve_in_time(
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> Exception | None:
+        if not self.call.caller_waits:
+            return UnavailableError("There is no time left for this request.")
         error = await self._attempt(app, scope, receive, send)
         if error is not None and self._may_repeat(error):
             # Those who lost take turns: one at a time, they meet first attempts only, and those run out.
             async with self._installation.turn_to_repeat(self.route):
                 error = await self._repeat(error, app, scope, receive, send)
-        if error is not None:
-            await self._answer(error, scope, receive, send)
+        return error
 
     async def _repeat(
         self, error: Exception | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send
@@ -279,6 +300,9 @@ class Exchange:
             if self.unit is not None:
                 await self._end_unit(self.unit, message["status"])
             self._is_started = True
+            if "effective_route_context" not in self.routed.get("fastapi", _NOTHING):
+                # A mounted app, such as one that sends files, has no markers that could give it more time.
+                self.call.lift_deadline()
         if self.condition is None:
             await send(message)
         else:
@@ -295,6 +319,7 @@ class Exchange:
         try:
             if (messages := claim.gather(message)) is None:
                 return
+            self.call.is_ending = True
             if self.condition is not None:
                 self.condition.refuse_unchecked(messages[0]["status"])
             messages = await claim.store(messages, self.condition)
@@ -302,6 +327,8 @@ class Exchange:
         except Exception as error:
             self._stopped_by = error
             raise ResponseStoppedError from error
+        finally:
+            self.call.is_ending = False
         self.claim = self.condition = None
         self._end_turn()
         self._is_started = True
@@ -334,6 +361,7 @@ class Exchange:
             # A handler made a response of it, which a repetition may spare the caller.
             self._stopped_by = unit.error
             raise ResponseStoppedError
+        self.call.is_ending = True
         try:
             if self.condition is not None:
                 self.condition.refuse_unchecked(status)
@@ -341,6 +369,8 @@ class Exchange:
         except Exception as error:
             self._stopped_by = error
             raise ResponseStoppedError from error
+        finally:
+            self.call.is_ending = False
 
     def _may_repeat(self, error: Exception) -> bool:
         return (
@@ -363,6 +393,10 @@ class Exchange:
         if self._is_started:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection
+        if isinstance(error, ClientDisconnect):
+            self.status = _LEFT_STATUS
+            _logger.info("The caller left before its request was whole.")
+            return
         if isinstance(error, ReplayedError):
             await error.response()(scope, receive, send)
             return

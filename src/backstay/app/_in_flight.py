@@ -9,6 +9,7 @@ from typing import Protocol
 from starlette.types import Scope
 
 from backstay.app._limit_record import LimitRecord
+from backstay.app._request_call import RequestCall
 
 __all__ = ["InFlight", "current_exchange"]
 
@@ -18,6 +19,7 @@ class InFlight(Protocol):
 
     request_id: str
     trace_id: str | None
+    call: RequestCall
     scope: Scope
     task: asyncio.Task[object] | None
 

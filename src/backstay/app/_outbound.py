@@ -23,7 +23,12 @@ async def open_clients(settings: Settings) -> AsyncIterator[Mapping[str, AsyncCl
         clients: dict[str, AsyncClient] = {}
         for name, own in settings.clients.items():
             named = own.model_copy(update={"user_agent": own.user_agent or settings.name})
-            client = build_client(name, named, context_headers=lambda: context_headers(header))
+            client = build_client(
+                name,
+                named,
+                context_headers=lambda: context_headers(header),
+                deadline_header=settings.http.deadline_header,
+            )
             clients[name] = await stack.enter_async_context(client)
         yield clients
 

@@ -25,6 +25,8 @@ from backstay.app.metrics import add_metrics
 from backstay.app.middleware import BackstayMiddleware
 from backstay.app.openapi import refine_openapi
 from backstay.app.problems import ProblemShape, add_problem_handlers, problem_response
+from backstay.app.response_headers import security_headers
+from backstay.app.time_limits import TimeLimits
 from backstay.logging import Processor
 from backstay.settings import Settings
 
@@ -54,13 +56,7 @@ class FastAPIOptions(TypedDict, total=False):
     redirect_slashes: bool
 
 
-_SECURITY_HEADERS = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-)
 _EXPOSED_HEADERS = ("ETag", REPLAYED_HEADER, "RateLimit", "RateLimit-Policy", "Retry-After")
-_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
 def create_app(  # noqa: PLR0913  each is an option of its own, and all but one have a default
@@ -106,9 +102,10 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         **options,
     )
     installation = install(app, settings, health_checks=health_checks)
-    installation.response_headers = _response_headers(settings)
+    installation.response_headers = security_headers(is_exposed=settings.environment == "production")
     installation.max_body_bytes = settings.http.max_body_bytes
     installation.input_rules = InputRules.of_created(settings)
+    installation.time_limits = TimeLimits.of_created(settings)
     installation.log_processors = tuple(log_processors)
     installation.is_created, installation.public_paths = True, tuple(public_paths)
     add_problem_handlers(app, shape=problem_shape)
@@ -163,14 +160,6 @@ def _settle_policies(app: FastAPI, installation: Installation) -> None:
     if demands_policies(installation.settings, is_created=installation.is_created):
         check_policies(app, public_paths=installation.public_paths)
     drop_markers(app)
-
-
-def _response_headers(settings: Settings) -> tuple[tuple[str, str], ...]:
-    return (
-        (*_SECURITY_HEADERS, _TRANSPORT_SECURITY)
-        if settings.environment == "production"
-        else _SECURITY_HEADERS
-    )
 
 
 def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...]:

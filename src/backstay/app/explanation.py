@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from math import inf
 from pathlib import Path
 
 from backstay.app._route_policies import demands_policies
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import block_limit, serves_metrics
+from backstay.app.time_limits import TimeLimits
 from backstay.redaction import Redactor
 from backstay.settings import Settings, explain_settings
 
@@ -53,6 +55,7 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
         explainer.explain_route_policies(has_policy=has_policy),
+        explainer.explain_deadline(has_policy=has_policy),
         explainer.explain_idempotency(idempotent_routes),
         explainer.explain_cache(),
         explainer.explain_coherence(),
@@ -65,6 +68,8 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_slow_queries(),
         explainer.explain_blocked_loop(),
         explainer.explain_proxies(),
+        explainer.explain_hosts(has_policy=has_policy),
+        explainer.explain_connections(),
         explainer.explain_debug(),
     ]
 
@@ -141,6 +146,18 @@ class _Explainer:
         is_on = has_policy and self._is_production
         name = "strict transport security"
         return Part(name, is_on, _word(is_on), self._environment, "environment")
+
+    def explain_deadline(self, *, has_policy: bool) -> Part:
+        limit = (TimeLimits.of_created if has_policy else TimeLimits.of_installed)(
+            self._settings
+        ).limit_seconds
+        reason = self._tell("http.deadline")
+        if self._settings.http.deadline is None:
+            made = "create_app() made the app" if has_policy else "install() changes no answer of an app"
+            reason = f"{reason} and {made}"
+        if limit == inf:
+            return Part("deadline", False, "off", reason, "http.deadline")
+        return Part("deadline", True, f"{limit:g} s for each request", reason, "http.deadline")
 
     def explain_idempotency(self, routes: int) -> Part:
         name = "idempotency keys"
@@ -234,6 +251,22 @@ class _Explainer:
             self._tell("server.trusted_proxies"),
             "server.trusted_proxies",
         )
+
+    def explain_hosts(self, *, has_policy: bool) -> Part:
+        name, setting, hosts = "hosts", "http.allowed_hosts", self._settings.http.allowed_hosts
+        if not has_policy:
+            return _installed(name, "install() changes no answer of an existing app; create_app() has it")
+        state = f"answers to {', '.join(hosts)}" if hosts else "answers to any name"
+        return Part(name, bool(hosts), state, self._tell(setting), setting)
+
+    def explain_connections(self) -> Part:
+        setting = "server.header_timeout"
+        values = [
+            self._origins[f"server.{name}"].value
+            for name in ("header_timeout", "body_timeout", "stall_timeout")
+        ]
+        state = "heads within {}, bodies within {}, stalled ones closed after {}".format(*values)
+        return Part("connections", True, state, self._tell(setting), setting)
 
     def explain_debug(self) -> Part:
         return self._decide("tracebacks to callers", "debug", is_on=self._settings.debug)

@@ -14,11 +14,13 @@ from backstay.app._caching import outbox_tables, relaying
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._in_flight import InFlight, current_exchange
 from backstay.app._input_rules import InputRules
+from backstay.app._sweeping import sweep
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
 from backstay.app.runtime import Runtime, open_runtime
+from backstay.app.time_limits import TimeLimits
 from backstay.db import Database
 from backstay.db.migrations import Migrations
 from backstay.db.model import Model
@@ -32,7 +34,6 @@ __all__ = ["Installation"]
 
 _logger = logging.getLogger("backstay.app")
 
-_SWEEP_SECONDS = 0.1
 _EXPIRE_SECONDS = 60.0
 _NEXT_BATCH_SECONDS = 0.2
 
@@ -52,6 +53,7 @@ class Installation:
         self.quiet_paths = frozenset({"/livez", "/readyz", METRICS_PATH})
         self.max_body_bytes: int | None = None
         self.input_rules = InputRules.of_installed(settings)
+        self.time_limits = TimeLimits.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
         self.is_created = False
         self.public_paths: tuple[str, ...] = ()
@@ -132,7 +134,7 @@ class Installation:
             self._turns.clear()  # locks belong to the event loop that used them
             self.key_turns = KeyTurns(self.settings.idempotency.wait)
             tasks = (
-                runtime.background.start(self._sweep(), name="backstay.sweeper"),
+                runtime.background.start(sweep(self.in_flight), name="backstay.sweeper"),
                 runtime.background.start(observation.watch_loop(), name="backstay.loop"),
                 runtime.background.start(observation.keep_gauges(), name="backstay.gauges"),
                 *self._expiry(runtime),
@@ -201,13 +203,6 @@ class Installation:
                 pause = _NEXT_BATCH_SECONDS if await records.sweep() else _EXPIRE_SECONDS
             except Exception:
                 _logger.warning("Old idempotency keys could not be deleted.", exc_info=True)
-
-    async def _sweep(self) -> None:
-        # One task for all requests: watching each from its start would cost every short one.
-        while True:
-            await asyncio.sleep(_SWEEP_SECONDS)
-            for exchange in tuple(self.in_flight):
-                exchange.watch_for_leaving()
 
 
 def add_request(logger: object, method: str, event: EventDict) -> EventDict:

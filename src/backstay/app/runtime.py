@@ -16,6 +16,7 @@ from backstay.cache.cache import Cache, cache_variable
 from backstay.cache.limits import Limits, open_limits
 from backstay.cache.opening import open_cache
 from backstay.db import Database
+from backstay.deadline import detached_context
 from backstay.errors import UsageError, did_you_mean
 from backstay.settings import Settings
 
@@ -74,7 +75,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     Raises:
         ConfigurationError: A setting is wrong.
     """
-    background = Supervisor(grace=settings.server.grace)
+    background = Supervisor(grace=settings.server.grace, context=detached_context)
     async with (
         open_limits(settings) as limits,
         open_cache(settings, background) as cache,

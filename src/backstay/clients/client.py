@@ -10,6 +10,7 @@ From the outside in, each around the next:
     concurrency    so many at once
     answers        unpacked, and no longer than allowed
     return         connections go back to their pool whole
+    time left      for the other side to know, if it is to
     connections    HTTPX's own transport; for URLs of others a guarded one
 """
 
@@ -36,6 +37,7 @@ from backstay.clients._deadline import DeadlineLayer
 from backstay.clients._guard import GuardedTransport
 from backstay.clients._observation import ObservationLayer
 from backstay.clients._retries import RetryLayer
+from backstay.clients._time_left import TimeLeftLayer
 from backstay.errors import ConfigurationError
 from backstay.settings import ClientSettings
 
@@ -109,19 +111,34 @@ def create_client(
     )
 
 
-def build_client(
+def build_client(  # noqa: PLR0913  each but two with a default
     name: str,
     settings: ClientSettings,
     *,
     context_headers: ContextHeaders,
     transport: AsyncBaseTransport | None = None,
     base_url: str | None = None,
+    deadline_header: str = "",
 ) -> AsyncClient:
-    """Return the client that the settings describe; `create_client` says what it does."""
+    """Return the client that the settings describe; `create_client` says what it does.
+
+    Args:
+        name: What it is called.
+        settings: How it behaves.
+        context_headers: Returns the headers that each call passes on to its own host.
+        transport: Instead of connections.
+        base_url: Instead of the one that the settings name.
+        deadline_header: In which it says how much time is left, if the settings want that; none when empty.
+    """
     _keep_queries_out_of_logs()
     return AsyncClient(
         base_url=settings.base_url if base_url is None else base_url,
-        transport=_wrap(transport or _connect(name, settings), name, settings, context_headers),
+        transport=_wrap(
+            _tell_time_left(transport or _connect(name, settings), settings, deadline_header),
+            name,
+            settings,
+            context_headers,
+        ),
         timeout=Timeout(
             connect=settings.connect_timeout.total_seconds(),
             read=settings.read_timeout.total_seconds(),
@@ -131,6 +148,14 @@ def build_client(
         headers={"User-Agent": settings.user_agent or "backstay"},
         cookies=_keep_no_cookies(),
     )
+
+
+def _tell_time_left(
+    transport: AsyncBaseTransport, settings: ClientSettings, header: str
+) -> AsyncBaseTransport:
+    if not settings.pass_deadline or not header:
+        return transport
+    return TimeLeftLayer(transport, base_url=settings.base_url, header=header)
 
 
 def _wrap(

@@ -4,20 +4,26 @@ A cancel scope of anyio cancels again at every step, also while the driver asks 
 query: the clean-up is cut short, the query runs on and its connection is lost. SQLite's driver is worse:
 the cancelled statement runs on in its thread and keeps the lock on the whole database. So each database
 call runs in a task of its own, is told to stop in the way of its database, and has ended when the
-cancellation is passed on. Ending a transaction is never cancelled at all.
+cancellation is passed on. Ending a transaction is never cancelled at all; but when a deadline has passed and
+the server still does not answer, nobody waits for it any longer, and its connection is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 
-__all__ = ["Guarded", "interruptible", "uninterruptible"]
+from backstay.deadline import seconds_left
+from backstay.errors import DeadlineExceededError
+
+__all__ = ["Guarded", "committing", "ending", "interruptible"]
 
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
@@ -25,6 +31,8 @@ Stop = Callable[[asyncio.Task[Any]], None]
 
 _LIMIT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 0.02
+_FIRST_LOOK_SECONDS = 0.02
+_LOOK_AGAIN_SECONDS = 0.25
 
 _logger = logging.getLogger("backstay.db")
 
@@ -40,6 +48,10 @@ class Guarded(Protocol):
         """Make the database stop what `task` waits for; asked again until it has."""
         ...
 
+    def may_give_up(self, late_seconds: float) -> bool:
+        """Return whether the end of a transaction may be left to itself so long after the deadline."""
+        ...
+
 
 def interruptible(method: Method) -> Method:
     """Wrap a session's method so that a cancelled call stops its query in the database before it returns."""
@@ -52,18 +64,72 @@ def interruptible(method: Method) -> Method:
     return cast("Method", guarded)
 
 
-def uninterruptible(method: Method) -> Method:
-    """Wrap a session's method so that a cancelled call runs to its end first."""
+def committing(method: Method) -> Method:
+    """Wrap a session's method so that a cancelled call runs to its end first; it raises when given up."""
 
     @functools.wraps(method)
     async def guarded(session: Guarded, *args: Any, **kwargs: Any) -> Any:
-        return await _run(method(session, *args, **kwargs), stop=None)
+        return await _run_to_end(method(session, *args, **kwargs), session.may_give_up)
 
     return cast("Method", guarded)
 
 
-async def _run(call: Awaitable[T], *, stop: Stop | None) -> T:
+def ending(method: Method) -> Method:
+    """Wrap a session's method so that a cancelled call runs to its end first, or until it is given up.
+
+    What it was to undo is undone by the loss of its connection.
+    """
+
+    @functools.wraps(method)
+    async def guarded(session: Guarded, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(DeadlineExceededError):
+            return await _run_to_end(method(session, *args, **kwargs), session.may_give_up)
+
+    return cast("Method", guarded)
+
+
+async def _run_to_end(call: Awaitable[T], may_give_up: Callable[[float], bool]) -> T:
     task = asyncio.ensure_future(cast("Coroutine[Any, Any, T]", call))
+    left = seconds_left()
+    if left is None:
+        return await _wait(task, stop=None)
+    patience = _Patience(task, may_give_up, left)
+    try:
+        return await _wait(task, stop=None)
+    except asyncio.CancelledError as error:
+        if patience.has_given_up and not cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+            raise DeadlineExceededError("The database did not answer in time.") from error
+        raise
+    finally:
+        patience.end()
+
+
+class _Patience:
+    """Cancels a task, again and again, from the time on at which nobody has to wait for it any longer."""
+
+    def __init__(self, task: asyncio.Task[Any], may_give_up: Callable[[float], bool], seconds: float) -> None:
+        self._task = task
+        self._may_give_up = may_give_up
+        self._ends_at = time.monotonic() + seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds + _FIRST_LOOK_SECONDS, self._look)
+        self.has_given_up = False
+
+    def _look(self) -> None:
+        if self._may_give_up(time.monotonic() - self._ends_at):
+            self.has_given_up = True
+            self._task.cancel()
+        self._timer = self._loop.call_later(_LOOK_AGAIN_SECONDS, self._look)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+
+async def _run(call: Awaitable[T], *, stop: Stop) -> T:
+    return await _wait(asyncio.ensure_future(cast("Coroutine[Any, Any, T]", call)), stop=stop)
+
+
+async def _wait(task: asyncio.Task[T], *, stop: Stop | None) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from sqlalchemy import Engine, event
 from sqlalchemy import create_engine as create_sync_engine
 from sqlalchemy.engine import URL, Connection, make_url
@@ -16,15 +17,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backstay import json
-from backstay.db._address import move_options, refuse_unknown_options
+from backstay.db._address import refuse_unknown_options
+from backstay.db._driver import connect_postgresql, ping
 from backstay.db._pool import WatchedPool
+from backstay.deadline import seconds_left
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
 
 __all__ = ["async_url", "create_engines", "create_sync", "resolve_url", "temporary_file"]
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
-_CONNECT_SECONDS = 5
+_BUSY = "backstay.busy"
 _SYNC_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
 
@@ -93,6 +96,9 @@ def create_engines(url: URL, settings: DatabaseSettings) -> tuple[AsyncEngine, A
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(writing.sync_engine, settings)
         _prepare_sqlite(reading.sync_engine, settings, read_only=True)
+    else:
+        for engine in (writing, reading):
+            engine.dialect.do_ping = ping  # type: ignore[assignment,method-assign]  # the seam
     return writing, reading
 
 
@@ -144,19 +150,9 @@ def _connect_options(url: URL, settings: DatabaseSettings, *, read_only: bool = 
         server["default_transaction_read_only"] = "on"
     arguments = {
         "server_settings": server,
-        "timeout": _CONNECT_SECONDS,
-        "async_creator_fn": _connect_postgresql,
+        "async_creator_fn": connect_postgresql,
     }
     return {"connect_args": arguments, "pool_pre_ping": True}
-
-
-async def _connect_postgresql(*args: Any, **kwargs: Any) -> asyncpg.Connection:
-    """Connect; a server that cannot be reached has a SQLSTATE too, so that nobody guesses from an OSError."""
-    move_options(kwargs)
-    try:
-        return await asyncpg.connect(*args, **kwargs)
-    except (OSError, TimeoutError) as error:
-        raise asyncpg.ClientCannotConnectError(f"The database server cannot be reached: {error}") from error
 
 
 def _prepare_sqlite(engine: Engine, settings: DatabaseSettings, *, read_only: bool = False) -> None:
@@ -176,10 +172,25 @@ def _prepare_sqlite(engine: Engine, settings: DatabaseSettings, *, read_only: bo
         cursor.close()
 
     if not read_only:
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", partial(_begin, busy_ms=busy))
 
 
-def _begin(connection: Connection) -> None:
+def _begin(connection: Connection, *, busy_ms: int) -> None:
+    _limit_wait(connection, busy_ms)
     # IMMEDIATE takes the write lock first. A deferred transaction that reads and then writes fails at once
     # when another one wrote in between, whatever the busy timeout, or loses that update.
     connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'IMMEDIATE')}")
+
+
+def _limit_wait(connection: Connection, busy_ms: int) -> None:
+    """Wait for the lock no longer than the deadline allows: meanwhile SQLite hears of no cancellation."""
+    left = seconds_left()
+    wanted = busy_ms if left is None else min(busy_ms, math.ceil(left * 1000))
+    if connection.info.get(_BUSY, busy_ms) == wanted:
+        return
+    connection.info[_BUSY] = wanted
+    cursor = connection.connection.cursor()  # no statement of the service's: nobody counts it
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {wanted}")
+    finally:
+        cursor.close()

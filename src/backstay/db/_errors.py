@@ -8,9 +8,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
 from backstay.db.types import ColumnValueError
+from backstay.deadline import seconds_left
 from backstay.errors import (
     AppError,
     ConflictError,
+    DeadlineExceededError,
     EditConflictError,
     InvalidInputError,
     RetryableError,
@@ -28,13 +30,15 @@ __all__ = [
 ]
 
 LOCK_NOT_AVAILABLE = "55P03"
+_QUERY_CANCELED = "57014"
 _REPEATABLE = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _UNREACHABLE = (
     "08",
     "57P",
     "53",
     LOCK_NOT_AVAILABLE,
-)  # connection exceptions, shutdowns, out of resources, lock timeout
+    _QUERY_CANCELED,
+)  # connection exceptions, shutdowns, out of resources, lock timeout, stopped by an administrator
 _LOST_WHILE_COMMITTING = (
     "08",
     "57P",
@@ -45,6 +49,7 @@ _DOES_NOT_FIT = "A value does not fit where it is stored."
 _CONTRADICTS = "The change contradicts what is stored."
 _FULL = "There is no room left to store anything."
 _UNREACHED = "The database cannot be reached."
+_TOO_LONG = "The database took too long."
 
 # By SQLSTATE, and by what SQLite's library calls its codes. The first prefix that fits counts.
 _BY_CODE: tuple[tuple[tuple[str, ...], type[AppError], str], ...] = (
@@ -116,6 +121,8 @@ def _by_code(error: DBAPIError) -> AppError | None:
     if _has_wrong_type(error):
         return None
     code = sqlstate_of(error) or getattr(error.orig, "sqlite_errorname", None) or ""
+    if _is_overdue(error, code):
+        return DeadlineExceededError(_TOO_LONG)
     for prefixes, answer, detail in _BY_CODE:
         if code.startswith(prefixes):
             return answer(detail)
@@ -135,9 +142,19 @@ def _has_wrong_type(error: DBAPIError) -> bool:
     return seen is not None
 
 
+def _is_overdue(error: DBAPIError, code: str) -> bool:
+    """Return whether the database gave up because of our deadline, or of somebody else's limit."""
+    if code == _QUERY_CANCELED and "timeout" in str(error.orig):
+        return True  # the server's own words, which it may say in another language
+    return seconds_left() == 0.0 and (code in {_QUERY_CANCELED, LOCK_NOT_AVAILABLE} or _is_locked(error))
+
+
 def _is_unreachable(error: DBAPIError) -> bool:
-    is_locked = isinstance(error, OperationalError) and "database is locked" in str(error.orig)
-    return sqlstate_of(error) is None and (error.connection_invalidated or is_locked)
+    return sqlstate_of(error) is None and (error.connection_invalidated or _is_locked(error))
+
+
+def _is_locked(error: DBAPIError) -> bool:
+    return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
 
 
 def explain_refused_value(context: ExceptionContext) -> ColumnValueError | None:

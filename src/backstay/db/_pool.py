@@ -14,6 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util.queue import Empty
 
 from backstay import events
+from backstay.deadline import seconds_left
 
 __all__ = ["NoSpareConnectionError", "PoolUse", "WatchedPool", "pool_use", "without_waiting"]
 
@@ -58,6 +59,14 @@ class PoolUse:
 
 class WatchedPool(AsyncAdaptedQueuePool):
     """SQLAlchemy's pool for async engines; each wait for a connection becomes an event."""
+
+    @property
+    def _timeout(self) -> float:
+        return seconds_left(at_most=self._longest_wait)
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        self._longest_wait = seconds
 
     # SQLAlchemy names the pool's logger after it, and lets only its own loggers be as quiet as they are.
     __module__ = AsyncAdaptedQueuePool.__module__

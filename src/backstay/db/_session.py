@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 
-from backstay.db._cancellation import interruptible, uninterruptible
+from backstay.db._cancellation import committing, ending, interruptible
 from backstay.db._transaction import DatabaseTransaction
 from backstay.errors import ReadOnlySessionError, SessionEndedError
 from backstay.transaction import of
@@ -19,6 +19,9 @@ from backstay.transaction import of
 __all__ = ["ReadingSession", "TransactionSession", "refuse_writes", "remember_connection"]
 
 _CONNECTION = "backstay.connection"
+_COMMIT_SECONDS = 5.0
+"""How long after its deadline a request waits for the server's answer to COMMIT. Whether it has committed is
+unknown then, so that is the last resort."""
 
 
 class _GuardedSession(AsyncSession):
@@ -39,10 +42,10 @@ class _GuardedSession(AsyncSession):
     flush = interruptible(AsyncSession.flush)
     connection = interruptible(AsyncSession.connection)
     run_sync = interruptible(AsyncSession.run_sync)
-    commit = uninterruptible(AsyncSession.commit)
-    rollback = uninterruptible(AsyncSession.rollback)
-    invalidate = uninterruptible(AsyncSession.invalidate)
-    _close_transaction = uninterruptible(AsyncSession.close)
+    commit = committing(AsyncSession.commit)
+    rollback = ending(AsyncSession.rollback)
+    invalidate = ending(AsyncSession.invalidate)
+    _close_transaction = ending(AsyncSession.close)
 
     is_ended = False
 
@@ -69,6 +72,10 @@ class _GuardedSession(AsyncSession):
             driver: Any = connection.connection.driver_connection
             driver._conn.interrupt()  # noqa: SLF001  aiosqlite wraps it in a coroutine
 
+    def may_give_up(self, late_seconds: float) -> bool:
+        """Return whether its end may be left to itself so long after the deadline."""
+        return True
+
     async def close(self) -> None:
         """End the session for good; what is not committed is rolled back."""
         self.is_ended = True
@@ -90,6 +97,14 @@ class TransactionSession(_GuardedSession):
     def has_committed(self) -> bool:
         """Whether any transaction of this session was committed."""
         return bool(self.info.get("backstay.has_committed"))
+
+    def may_give_up(self, late_seconds: float) -> bool:
+        """Return whether its end may be left to itself: a COMMIT gets more time, what follows it all."""
+        if self.ended is not None and self.ended.is_settling:
+            return False
+        transaction = of(self)
+        is_committing = isinstance(transaction, DatabaseTransaction) and transaction.is_committing
+        return not is_committing or late_seconds >= _COMMIT_SECONDS
 
     async def complete(self) -> None:
         """Commit unless there is nothing to commit."""

@@ -28,6 +28,7 @@ from backstay.db._reading import ReaderSource
 from backstay.db._reads import locks_rows, tables_read
 from backstay.db._writes import Writes
 from backstay.db.outbox import add_note
+from backstay.deadline import without_deadline
 from backstay.errors import TransactionAbortedError, UsageError
 from backstay.transaction import (
     BlockingParticipant,
@@ -68,6 +69,7 @@ class DatabaseTransaction(Transaction):
         self.commit_began: float | None = None
         self._connection: Connection | None = None
         self.has_locked = False
+        self.is_settling = False
         self._has_committed_before = False
         self._is_prepared = False
         self._calls: list[tuple[SessionTransaction | None, Callable[..., object], tuple[object, ...]]] = []
@@ -137,6 +139,11 @@ class DatabaseTransaction(Transaction):
         """Call once the outermost transaction has committed."""
         self._calls.append((self.session.get_nested_transaction(), call, args))
 
+    @property
+    def is_committing(self) -> bool:
+        """Whether COMMIT was sent, and the server has not answered it."""
+        return self.commit_began is not None and self.commit_error is None and self.outcome is None
+
     def begin(self, connection: Connection) -> None:
         """Take a connection's statements as this transaction's."""
         self._connection = connection
@@ -174,10 +181,14 @@ class DatabaseTransaction(Transaction):
             return
         self.outcome = self.outcome or self._outcome_of_failure()
         self._tell()
-        if in_greenlet():
-            await_(self._settle(self.outcome))
-        else:
-            self._settle_blocking(self.outcome)
+        self.is_settling = True
+        try:
+            if in_greenlet():
+                await_(self._settle(self.outcome))
+            else:
+                self._settle_blocking(self.outcome)
+        finally:
+            self.is_settling = False
 
     def _outcome_of_failure(self) -> Outcome:
         if self._has_committed_before:
@@ -207,9 +218,10 @@ class DatabaseTransaction(Transaction):
                 _logger.exception("A participant failed to settle a %s transaction.", outcome.value)
         for call, args in self._take_calls():
             try:
-                result = call(*args)
-                if inspect.isawaitable(result):
-                    await result
+                with without_deadline():  # it has to be done, however late the request is
+                    result = call(*args)
+                    if inspect.isawaitable(result):
+                        await result
             except Exception:
                 _logger.exception("A call after the commit failed; the commit stands.")
 
@@ -221,7 +233,8 @@ class DatabaseTransaction(Transaction):
                 _logger.exception("A participant failed to settle a %s transaction.", outcome.value)
         for call, args in self._take_calls():
             try:
-                _refuse_coroutine(call(*args))
+                with without_deadline():
+                    _refuse_coroutine(call(*args))
             except Exception:
                 _logger.exception("A call after the commit failed; the commit stands.")
 

@@ -60,6 +60,9 @@ def _parse_duration(value: object) -> object:
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta(0))]
 """A timedelta; in the environment `250ms`, `2s`, `1h30m`, `1d`, `1w`, a number of seconds, or ISO 8601."""
 
+PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
+"""A duration that is not 0."""
+
 
 class DatabaseSettings(SettingsSection):
     """Where the data lives, and how long to wait for it."""
@@ -255,6 +258,17 @@ class HttpSettings(SettingsSection):
         ge=1,
         description="A request whose header lines are longer together is answered with 431.",
     )
+    max_target_bytes: int = Field(
+        default=8 * 1024,
+        ge=1,
+        description="A request whose path and query are longer together is answered with 414.",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="The names that callers may call the service by, without a port; *.shop.example for all "
+        "below one. Others are answered with 421. Unset: any.",
+        examples=["shop.example,*.shop.example"],
+    )
     max_form_fields: int = Field(
         default=200, ge=0, description="A form with more fields that are no files is answered with 400."
     )
@@ -285,6 +299,27 @@ class HttpSettings(SettingsSection):
         pattern=r"^[A-Za-z0-9-]+$",
         description="The header that carries a request's id, in and out.",
     )
+    deadline: Duration | None = Field(
+        default=None,
+        description="How long a request may take, with all that it waits for and a streamed body; 0 for as "
+        "long as it likes. Unset: 30s for apps that create_app makes.",
+    )
+    deadline_header: str = Field(
+        default="X-Request-Timeout-Ms",
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="The header in which callers at server.trusted_proxies say how many milliseconds they "
+        "wait; it only shortens the deadline. Empty: nobody can.",
+    )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_HOST.fullmatch, hosts)):
+            raise ValueError("must be names without scheme and port, such as shop.example or *.shop.example")
+        return hosts
+
+
+_HOST: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 
 
 class IdempotencySettings(SettingsSection):
@@ -324,6 +359,10 @@ class ClientSettings(SettingsSection):
         default=timedelta(seconds=10),
         description="How long a call may take in all, with everything that is tried again. The deadline "
         "of the request that is being served shortens it.",
+    )
+    pass_deadline: bool = Field(
+        default=False,
+        description="Say in each call, in the header http.deadline_header, how many milliseconds are left.",
     )
     max_response_bytes: int = Field(
         default=10 * 1024 * 1024, ge=1, description="A longer answer, once it is unpacked, is an error."
@@ -391,9 +430,37 @@ class ServerSettings(SettingsSection):
         default=timedelta(seconds=30),
         description="How long a stopping service finishes the requests it has accepted.",
     )
+    drain: Duration | None = Field(
+        default=None,
+        description="How long a service that is told to stop still takes requests, while /readyz says 503 "
+        "already: twice what the proxies need to notice. Unset: 10s in production, 0 elsewhere.",
+        examples=["20s"],
+    )
+    header_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=5),
+        description="How long a new connection may take until it has sent a request's head, and each later "
+        "head from its first byte on.",
+    )
+    body_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="How long a request's body may take to arrive."
+    )
+    stall_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=5),
+        description="How long a caller may send or read more slowly than `min_bytes_per_second` before the "
+        "connection is closed.",
+    )
+    min_bytes_per_second: int = Field(
+        default=500, ge=1, description="The bytes a second that a caller sends or reads at the least."
+    )
+    keep_alive: PositiveDuration = Field(
+        default=timedelta(seconds=75),
+        description="How long a connection is kept after an answer. Longer than the proxies keep theirs, or "
+        "they send into one that is being closed.",
+    )
     trusted_proxies: tuple[str, ...] = Field(
         default=("127.0.0.1",),
-        description="Addresses or networks whose X-Forwarded-* headers are believed.",
+        description="Addresses or networks whose X-Forwarded-* headers, and http.deadline_header, are "
+        "believed.",
         examples=["10.0.0.0/8"],
     )
     root_path: str = Field(
