@@ -21,6 +21,9 @@ from backstay.settings import SecuritySettings
 
 __all__ = ["PasswordCheck", "Passwords"]
 
+# A container sees the cores of its machine, and may use fewer; each thread takes the memory of a hash.
+_MOST_THREADS: Final = 8
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -51,7 +54,7 @@ class Passwords:
     def __init__(self, settings: SecuritySettings) -> None:
         self._rules = PasswordRules(settings)
         self._max_bytes = settings.password_max_bytes
-        self._threads = settings.password_threads or os.cpu_count() or 1
+        self._threads = settings.password_threads or min(os.cpu_count() or 1, _MOST_THREADS)
         self._most_jobs = self._threads + settings.password_queue
         self._jobs = 0
         self._hasher: Final = PasswordHash(
