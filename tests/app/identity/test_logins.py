@@ -14,8 +14,6 @@ from backstay.logging import captured_logs
 from backstay.settings import SecuritySettings, Settings
 from identity_service import PASSWORD, WEAK_HASHING, Member, bearer, calling, log_in, refresh
 
-pytestmark = pytest.mark.databases("sqlite", "postgresql")
-
 Register = Callable[..., Awaitable[Member]]
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
@@ -218,6 +216,7 @@ class TestClients:
         assert own.status_code == 200
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 class TestRefresh:
     async def test_it_gives_another_of_each(self, register: Register, client: AsyncClient) -> None:
         await register()
@@ -302,6 +301,7 @@ class TestRefresh:
         assert (await client.get("/me", headers=bearer(first["access_token"]))).status_code == 401
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 class TestRevocation:
     @pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
     async def test_either_token_ends_the_login_at_once(
