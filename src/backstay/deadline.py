@@ -36,12 +36,14 @@ class Call:
 
     Attributes:
         ends_at: When it has to end, by `time.monotonic()`; infinite without a deadline.
+        keeps_place: Whether it keeps its place among those who may have connections while it has none.
     """
 
-    __slots__ = ("__weakref__", "ends_at")
+    __slots__ = ("__weakref__", "ends_at", "keeps_place")
 
     def __init__(self, ends_at: float = inf) -> None:
         self.ends_at = ends_at
+        self.keeps_place = False
 
     def lift_deadline(self) -> None:
         """Let what is left of the request take as long as it likes."""

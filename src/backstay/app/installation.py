@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from starlette.routing import BaseRoute
 
 from backstay.app._caching import outbox_tables, relaying
+from backstay.app._connection_budget import check_connections
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._in_flight import InFlight, current_exchange
 from backstay.app._input_rules import InputRules
@@ -127,6 +128,7 @@ class Installation:
             runtime = await stack.enter_async_context(open_runtime(self.settings))
             observation = await stack.enter_async_context(self._observed(runtime))
             await self._bring_schema_up(runtime.database)
+            await check_connections(runtime.database, workers=self.settings.server.workers)
             await stack.enter_async_context(relaying(runtime))
             self.runtime, self.observation = runtime, observation
             self._turns.clear()  # locks belong to the event loop that used them

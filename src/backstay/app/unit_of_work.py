@@ -38,6 +38,7 @@ class UnitOfWork:
         self._has_ended = False
         self.error: BaseException | None = None
         self._may_repeat = False
+        database.keep_place()
 
     def session(self, scope: Scope) -> TransactionSession:
         """Return the session that writes, opened at the first call."""
@@ -138,3 +139,4 @@ class UnitOfWork:
                 await session.close()
             except Exception:
                 _logger.warning("A session could not be closed; its connection is dropped.", exc_info=True)
+        self._database.let_place_go()

@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from backstay import json
 from backstay.db._driver import connect_postgresql, ping
-from backstay.db._pool import WatchedPool
+from backstay.db._pool import DeadlinePool, WatchedPool
 from backstay.deadline import seconds_left
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
@@ -107,7 +107,9 @@ def create_sync(url: URL, settings: DatabaseSettings) -> Engine:
     """
     try:
         engine = create_sync_engine(
-            url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]), **_pool(settings)
+            url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]),
+            **_pool(settings),
+            poolclass=DeadlinePool,
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(

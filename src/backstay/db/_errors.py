@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
+from backstay.db._admission import NoPlaceError
 from backstay.db.types import ColumnValueError
 from backstay.deadline import seconds_left
 from backstay.errors import (
@@ -49,6 +50,7 @@ _DOES_NOT_FIT = "A value does not fit where it is stored."
 _CONTRADICTS = "The change contradicts what is stored."
 _FULL = "There is no room left to store anything."
 _UNREACHED = "The database cannot be reached."
+_BUSY = "All database connections are busy."
 _TOO_LONG = "The database took too long."
 
 # By SQLSTATE, and by what SQLite's library calls its codes. The first prefix that fits counts.
@@ -72,7 +74,7 @@ _BY_CLASS: tuple[tuple[type[Exception], type[AppError], str], ...] = (
         "Another request changed the same data meanwhile; read it again, then repeat the change.",
     ),
     (ColumnValueError, InvalidInputError, _DOES_NOT_FIT),
-    (PoolTimeoutError, UnavailableError, "All database connections are busy."),
+    (PoolTimeoutError, UnavailableError, _BUSY),
 )
 
 
@@ -111,6 +113,8 @@ def as_app_error(error: BaseException) -> AppError | None:
     """
     if is_repeatable(error):
         return RetryableError("Another request changed the same data; send the request again.")
+    if isinstance(error, NoPlaceError):
+        return UnavailableError(_BUSY, retry_after_seconds=error.retry_after_seconds)
     for kind, answer, detail in _BY_CLASS:
         if isinstance(error, kind):
             return answer(detail)

@@ -6,15 +6,16 @@ import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
+from backstay.db._admission import Places
 from backstay.db._commit_watch import CommitWatch
-from backstay.db._pool import NoSpareConnectionError, PoolUse, pool_use, without_waiting
+from backstay.db._pool import NoSpareConnectionError, PoolUse, WatchedPool, pool_use, without_waiting
 from backstay.db._reading import ReadingTransaction
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
 from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
@@ -51,6 +52,9 @@ class Database:
         self.participants: tuple[Participant, ...] = tuple(participants)
         self._watches: list[CommitWatch] = []
         self.engine, self.read_engine = _engine.create_engines(self.url, settings)
+        self._places = Places()
+        for engine in (self.engine, self.read_engine):
+            cast("WatchedPool", engine.pool).open_to(self._places)
         # Classes of this database's own: listeners belong to it, not to every session of the process.
         self._session_class = type("TransactionCore", (Session,), {})
         self._read_session_class = type("ReadingCore", (Session,), {})
@@ -215,6 +219,21 @@ class Database:
         watch = CommitWatch(str(self.url.database))
         self._watches.append(watch)
         return watch
+
+    def keep_place(self) -> None:
+        """Let the current request keep its place among those with connections, until `let_place_go`."""
+        self._places.keep()
+
+    def let_place_go(self) -> None:
+        """Let the current request give its place back when it has no connection."""
+        self._places.let_go()
+
+    async def connection_limit(self) -> int | None:
+        """Return how many connections the server allows to everybody together; None on SQLite."""
+        if not self.is_postgresql:
+            return None
+        async with self.reading() as session:
+            return int(await session.scalar(text("SELECT current_setting('max_connections')::int")) or 0)
 
     async def check(self) -> None:
         """Ask the database a trivial question; an error is the answer "not ready"."""
