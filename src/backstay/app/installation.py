@@ -15,6 +15,7 @@ from backstay.app._connection_budget import check_connections
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._in_flight import InFlight, current_exchange
 from backstay.app._input_rules import InputRules
+from backstay.app._outage import Outage
 from backstay.app._sweeping import sweep
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
@@ -48,6 +49,7 @@ class Installation:
         self.runtime: Runtime | None = None
         self.observation: Observation | None = None
         self.in_flight: set[InFlight] = set()
+        self.outage = Outage()
         self._turns: dict[str | None, asyncio.Lock] = {}
         self.key_turns = KeyTurns(settings.idempotency.wait)
         self.response_headers: tuple[tuple[str, str], ...] = ()

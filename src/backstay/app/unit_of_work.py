@@ -44,7 +44,7 @@ class UnitOfWork:
         """Return the session that writes, opened at the first call."""
         self._refuse_late_use()
         if self._session is None:
-            self._session = self._database.session(isolation=self._isolation)
+            self._session = self._database.session(isolation=self._isolation, finds_outcome=self._may_repeat)
             self._watch(scope)
         return self._session
 
@@ -68,6 +68,12 @@ class UnitOfWork:
     def is_repeatable(self) -> bool:
         """Whether the route said that it may run again, and did not commit part of its work itself."""
         return self._may_repeat and not (self._session is not None and self._session.has_committed)
+
+    @property
+    def has_only_read(self) -> bool:
+        """Whether the session that writes was never connected."""
+        ended = self._session.ended if self._session is not None else None
+        return ended is None or not ended.has_begun
 
     def _refuse_late_use(self) -> None:
         if self._has_ended:
@@ -114,8 +120,16 @@ class UnitOfWork:
                 await self._session.complete()
         except Exception as error:
             await self._close()
+            if self._was_committed_all_the_same:
+                _logger.warning("The connection was lost during COMMIT, which happened.", exc_info=error)
+                return
             raise self._explain(error) from error
         await self._close()
+
+    @property
+    def _was_committed_all_the_same(self) -> bool:
+        ended = self._session.ended if self._session is not None else None
+        return ended is not None and ended.outcome is Outcome.COMMITTED and ended.commit_error is not None
 
     def _explain(self, error: Exception) -> Exception:
         ended = self._session.ended if self._session is not None else None

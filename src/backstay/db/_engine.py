@@ -19,6 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from backstay import json
 from backstay.db._driver import connect_postgresql, ping
 from backstay.db._pool import DeadlinePool, WatchedPool
+from backstay.db._quiet import ask_quietly
 from backstay.deadline import seconds_left
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
@@ -188,8 +189,4 @@ def _limit_wait(connection: Connection, busy_ms: int) -> None:
     if connection.info.get(_BUSY, busy_ms) == wanted:
         return
     connection.info[_BUSY] = wanted
-    cursor = connection.connection.cursor()  # no statement of the service's: nobody counts it
-    try:
-        cursor.execute(f"PRAGMA busy_timeout = {wanted}")
-    finally:
-        cursor.close()
+    ask_quietly(connection, f"PRAGMA busy_timeout = {wanted}")

@@ -18,7 +18,7 @@ from backstay.db._commit_watch import CommitWatch
 from backstay.db._pool import NoSpareConnectionError, PoolUse, WatchedPool, pool_use, without_waiting
 from backstay.db._reading import ReadingTransaction
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
-from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
+from backstay.db._transaction import FINDS_OUTCOME, begin_tracking, watch_engine, watch_sessions
 from backstay.db.version import count_bulk_updates
 from backstay.errors import UsageError
 from backstay.settings import DatabaseSettings
@@ -75,12 +75,16 @@ class Database:
         """Whether the database is PostgreSQL; otherwise it is SQLite."""
         return self.url.get_backend_name() == "postgresql"
 
-    def session(self, *, isolation: IsolationLevel | None = None) -> TransactionSession:
+    def session(
+        self, *, isolation: IsolationLevel | None = None, finds_outcome: bool = False
+    ) -> TransactionSession:
         """Return a session that the caller commits and closes; most code wants `transaction()`.
 
         Args:
             isolation: For PostgreSQL; the server's default (READ COMMITTED) when None. Writing transactions
                 of SQLite run one at a time and need none.
+            finds_outcome: For PostgreSQL: ask the server, before each COMMIT, for the transaction's number,
+                and with it afterwards how it has ended when the connection was lost.
         """
         options = {"isolation_level": isolation} if isolation and self.is_postgresql else None
         session = TransactionSession(
@@ -89,7 +93,8 @@ class Database:
             expire_on_commit=False,
             close_resets_only=False,
             info={
-                "isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE")
+                "isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE"),
+                FINDS_OUTCOME: finds_outcome and self.is_postgresql,
             },
             execution_options=options,
         )
