@@ -91,7 +91,7 @@ async def measure() -> tuple[float, float, float]:
         database=DatabaseSettings(url=SecretStr("sqlite://")),
         logging=LoggingSettings(access=False),
     )
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     async with app.router.lifespan_context(app):
         connections = [connect(protocol, app) for protocol in (HttpToolsProtocol, HttpProtocol)]
         rounds = []

@@ -139,7 +139,7 @@ def make_settings(environment: str = "development", /, **server: Any) -> Setting
 
 
 def make_app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 @pytest.fixture

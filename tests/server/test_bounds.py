@@ -8,7 +8,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from backstay import Settings, create_app
+from backstay import Settings, create_app, public
 from backstay.settings import HttpSettings, ServerSettings
 from backstay.testing import _live_server
 
@@ -208,7 +208,7 @@ class TestHeads:
         settings = Settings(
             http=HttpSettings(max_headers=3, max_target_bytes=20, request_id_header="X-Trace")
         )
-        with Wire(start(create_app(settings, routers=[router]))) as wire:
+        with Wire(start(create_app(settings, routers=[router], dependencies=[public]))) as wire:
             assert wire.get("/path").status == 200
             wire.send(b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\nC: d\r\nE: f\r\n\r\n")
             answer = wire.read()

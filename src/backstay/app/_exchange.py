@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 import secrets
 from collections import deque
 from collections.abc import Mapping
-from time import perf_counter
+from functools import partial
+from time import monotonic, perf_counter
 from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,15 +27,16 @@ from backstay import events
 from backstay.app._in_flight import current_exchange
 from backstay.app._input_rules import BodyReading, explain_unread_body
 from backstay.app._limit_record import LimitRecord
+from backstay.app._repetition import Repetition
 from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
 from backstay.app.installation import Installation
 from backstay.app.problems import render_problem
 from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
-from backstay.db import as_app_error, is_repeatable
+from backstay.db import as_app_error, is_lost, is_repeatable
 from backstay.db.records import KeyRecords
-from backstay.deadline import enter_call, leave_call, seconds_left
+from backstay.deadline import enter_call, leave_call
 from backstay.errors import DeadlineExceededError, UnavailableError
 from backstay.logging import get_logger
 from backstay.security import Principal
@@ -50,7 +51,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 # W3C Trace Context: version, trace id, parent id, flags.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPLAY_BYTES = 1024 * 1024
-_FIRST_PAUSE_SECONDS = 0.005
 _NOTHING: Mapping[str, object] = {}
 _LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
 
@@ -71,6 +71,7 @@ class Exchange:
         "_send_outside",
         "_stopped_by",
         "_watcher",
+        "answer_headers",
         "began",
         "call",
         "claim",
@@ -99,6 +100,7 @@ class Exchange:
         self._limits: LimitRecord | None = None
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
+        self.answer_headers: list[tuple[bytes, bytes]] = []
         self.call = installation.time_limits.begin(scope)
         self.claim: Claim | None = None
         self.condition: Condition | None = None
@@ -156,6 +158,9 @@ class Exchange:
                 headers.setdefault(name, value)
             if self.principal is not None:
                 headers.setdefault("Cache-Control", "no-store")
+            self.answer_headers = message["headers"]
+            if self._installation.stopping.is_draining:
+                self._installation.stopping.end_connection(self, headers)
             for name, value in self._limits.headers().items() if self._limits is not None else ():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -226,6 +231,14 @@ class Exchange:
                 )
             )
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether its answer has begun, and is a stream of events that ends when somebody ends it."""
+        return self._is_started and any(
+            name == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in self.answer_headers
+        )
+
     def watch_for_leaving(self) -> None:
         """Cancel the request when its caller goes away; only for requests that change nothing."""
         if self._watcher is None and not self._is_started and self.scope["method"] in {"GET", "HEAD"}:
@@ -252,7 +265,8 @@ class Exchange:
         except asyncio.CancelledError:
             if not self.call.take_cancellation():
                 raise
-            error = self._stopped_by or DeadlineExceededError("The time for this request is over.")
+            stopped = self._stopped_by or self._installation.stopping.explain_end()
+            error = stopped or DeadlineExceededError("The time for this request is over.")
         if error is not None:
             await self._answer(error, scope, receive, send)
 
@@ -262,21 +276,15 @@ class Exchange:
         if not self.call.caller_waits:
             return UnavailableError("There is no time left for this request.")
         error = await self._attempt(app, scope, receive, send)
-        if error is not None and self._may_repeat(error):
-            # Those who lost take turns: one at a time, they meet first attempts only, and those run out.
-            async with self._installation.turn_to_repeat(self.route):
-                error = await self._repeat(error, app, scope, receive, send)
-        return error
+        if error is None:
+            return None
+        again = partial(self._attempt, app, scope, receive, send)
+        return await Repetition(self, self._installation, again).run(error)
 
-    async def _repeat(
-        self, error: Exception | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> Exception | None:
-        for attempt in range(1, self._installation.repeat_attempts + 1):
-            if error is None or not self._may_repeat(error):
-                break
-            await self._pause(attempt)
-            error = await self._attempt(app, scope, receive, send)
-        return error
+    @property
+    def has_answered(self) -> bool:
+        """Whether the answer has begun to leave."""
+        return self._is_started
 
     async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Exception | None:
         routed = dict(scope)  # the router writes into it, and another attempt starts afresh
@@ -324,10 +332,10 @@ class Exchange:
         try:
             if (messages := claim.gather(message)) is None:
                 return
-            self.call.is_ending = True
             if self.condition is not None:
                 self.condition.refuse_unchecked(messages[0]["status"])
             messages = await claim.store(messages, self.condition)
+            self.call.is_ending = True
             await unit.end(status=messages[0]["status"])
         except Exception as error:
             self._stopped_by = error
@@ -362,9 +370,10 @@ class Exchange:
         return self._installation.key_records
 
     async def _end_unit(self, unit: UnitOfWork, status: int) -> None:
-        if unit.is_repeatable and isinstance(unit.error, Exception) and is_repeatable(unit.error):
+        error = unit.error
+        if unit.is_repeatable and isinstance(error, Exception) and (is_repeatable(error) or is_lost(error)):
             # A handler made a response of it, which a repetition may spare the caller.
-            self._stopped_by = unit.error
+            self._stopped_by = error
             raise ResponseStoppedError
         self.call.is_ending = True
         try:
@@ -377,24 +386,10 @@ class Exchange:
         finally:
             self.call.is_ending = False
 
-    def _may_repeat(self, error: Exception) -> bool:
-        return (
-            self.unit is not None
-            and self.unit.is_repeatable
-            and not self._is_started
-            and is_repeatable(error)
-            and self.inbox.can_replay
-            and seconds_left() != 0.0
-        )
-
-    async def _pause(self, attempt: int) -> None:
-        if events.is_watched(events.RequestRepeated):
-            events.emit(events.RequestRepeated(route=self.route or "", attempt=attempt))
-        self.inbox.replay()
-        # Full jitter: those who met once are spread out, and the spread doubles each time.
-        await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
-
     async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.is_event_stream and not self.call.ends_at > monotonic():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         if self._is_started:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection

@@ -40,6 +40,11 @@ class InFlight(Protocol):
         """What rate limits said to it."""
         ...
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether its answer has begun, and is a stream of events that ends when somebody ends it."""
+        ...
+
     def watch_for_leaving(self) -> None:
         """Notice when the caller goes away."""
         ...

@@ -137,7 +137,11 @@ def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthC
     app.state.backstay = installation
     app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
     app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
-    add_health(app, lambda: (*installation.checks(), *health_checks))
+    add_health(
+        app,
+        lambda: (*installation.checks(), *health_checks),
+        is_draining=lambda: installation.stopping.is_draining,
+    )
     add_metrics(app, lambda: installation.observation)
     return installation
 

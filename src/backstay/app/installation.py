@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 from starlette.routing import BaseRoute
 
 from backstay.app._caching import outbox_tables, relaying
+from backstay.app._connection_budget import check_connections
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._in_flight import InFlight, current_exchange
 from backstay.app._input_rules import InputRules
+from backstay.app._outage import Outage
 from backstay.app._sweeping import sweep
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
 from backstay.app.runtime import Runtime, open_runtime
+from backstay.app.stopping import Stopping
 from backstay.app.time_limits import TimeLimits
 from backstay.db import Database
 from backstay.db.migrations import Migrations
@@ -52,6 +55,7 @@ class Installation:
         self.runtime: Runtime | None = None
         self.observation: Observation | None = None
         self.in_flight: set[InFlight] = set()
+        self.outage = Outage()
         self._turns: dict[str | None, asyncio.Lock] = {}
         self.key_turns = KeyTurns(settings.idempotency.wait)
         self.response_headers: tuple[tuple[str, str], ...] = ()
@@ -60,6 +64,7 @@ class Installation:
         self.input_rules = InputRules.of_installed(settings)
         self.time_limits = TimeLimits.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
+        self.stopping = Stopping(self.in_flight)
         self.is_created = False
         self.identity_options: IdentityOptions | None = None
         self.identity: Identity | None = None
@@ -137,6 +142,7 @@ class Installation:
             runtime = await stack.enter_async_context(open_runtime(self.settings))
             observation = await stack.enter_async_context(self._observed(runtime))
             await self._bring_schema_up(runtime.database)
+            await check_connections(runtime.database, workers=self.settings.server.workers)
             await stack.enter_async_context(relaying(runtime))
             if self.identity_options is not None:
                 self.identity = await stack.enter_async_context(self.identity_options.running(runtime))
@@ -150,8 +156,10 @@ class Installation:
                 *self._expiry(runtime),
             )
             try:
-                yield runtime
+                with self.stopping.listening(self.settings):
+                    yield runtime
             finally:
+                runtime.background.limit_grace(self.stopping.seconds_left())
                 for task in tasks:
                     task.cancel()
                 self.runtime = self.observation = self.identity = None

@@ -25,6 +25,9 @@ __all__ = ["AppFactory", "bind", "describe_address", "make_config"]
 _BACKLOG = 2048
 """Connections that wait to be accepted; Uvicorn's own default."""
 
+_ENDING_SECONDS = 5
+"""How long after the grace requests that the app itself has ended may take to end."""
+
 _WORKER_SECONDS = 30
 """How long a worker may import the app, on a busy machine, before it is taken for dead."""
 
@@ -111,7 +114,7 @@ def make_config(
         forwarded_allow_ips=list(server.trusted_proxies),
         root_path=server.root_path,
         timeout_worker_healthcheck=_WORKER_SECONDS,
-        timeout_graceful_shutdown=max(1, math.ceil(grace.total_seconds())),
+        timeout_graceful_shutdown=math.ceil(grace.total_seconds()) + _ENDING_SECONDS,
     )
 
 
