@@ -42,8 +42,8 @@ def rate_limit(
 
     Args:
         template: What is counted by: `{ip}`, `{principal}`, `{api_key}`, path parameters,
-            `{header.x-tenant}`, `{query.page}`, and any name that `hit` is given a value for. Limits that have
-            template, limit and span in common count together.
+            `{header.x-tenant}`, `{query.page}`, and any name that `hit` is given a value for. Limits that
+            have template, limit and span in common count together.
         limit: 1 to 10000.
         per: The length of the span: `15m`, `500ms`, `1w`.
         when_unavailable: While Redis is away, `local` counts in each process alone, so that up to as many

@@ -159,6 +159,28 @@ class TestPasswordGrant:
         assert ",t=1," in str(old.password_hash)
 
 
+@pytest.mark.databases("sqlite", "postgresql")
+class TestHostileInput:
+    @pytest.mark.parametrize(
+        "text", ["\0", "%00", "%ED%A0%80", "%FF%FE", "a" * 100_000, "' OR 1=1 --", "%F0%9F%A6%AD" * 50]
+    )
+    async def test_no_form_becomes_a_500(self, register: Register, client: AsyncClient, text: str) -> None:
+        await register()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        for form in (
+            f"grant_type=password&username={text}&password=x",
+            f"grant_type=password&username=ada@example.org&password={text}",
+            f"grant_type=password&username=ada@example.org&password=x&client_id={text}",
+            f"grant_type=refresh_token&refresh_token={text}",
+            f"grant_type={text}",
+        ):
+            for path in ("/oauth/token", "/oauth/revoke"):
+                content = form if path == "/oauth/token" else f"token={text}"
+                response = await client.post(path, content=content.encode(), headers=headers)
+                assert response.status_code in {200, 400, 401}, (form[:80], response.text)
+                assert response.headers["cache-control"] == "no-store"
+
+
 class TestClients:
     async def test_swagger_ui_sends_an_empty_name_and_an_empty_secret(
         self, register: Register, client: AsyncClient
