@@ -38,7 +38,7 @@ class RequestCall(Call):
         self._began = began = monotonic()
         self.ends_at = began + limit_seconds
         self._task = asyncio.current_task()
-        self._is_cancelled = self.is_ending = False
+        self._is_cancelled = self.is_ending = self.keeps_place = self.has_committed = False
         self.caller_waits = inf
         if limit_seconds < _SHORT_SECONDS:
             self._watch(limit_seconds)
