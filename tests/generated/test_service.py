@@ -134,7 +134,7 @@ def test_it_has_at_most_30_files_and_750_lines_of_python_to_know(tmp_path: Path)
     assert count_lines(service, "src") <= 750
     assert count_lines(service, "migrations") <= 175  # most of it are tables of the library's own
     assert len((service / "locustfile.py").read_text().splitlines()) <= 55
-    assert count_lines(service, "tests") <= 300
+    assert count_lines(service, "tests") <= 350
 
 
 def test_its_main_module_is_about_20_lines(service: Path) -> None:
