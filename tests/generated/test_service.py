@@ -230,9 +230,10 @@ def test_its_migrations_make_its_models_and_can_be_taken_back(
     script = tmp_path / "migrate.py"
     script.write_text(_MIGRATE)
     # With a Redis the library needs a table more; it is not asked for anything here.
-    variables = {"SHOP_DATABASE__URL": database_url, "SHOP_CACHE__URL": "redis://127.0.0.1:6379/0"}
+    redis = "redis://127.0.0.1:6379/0"
+    told = run(service, f"python {script}", SHOP_DATABASE__URL=database_url, SHOP_CACHE__URL=redis)
 
-    assert "models and migrations agree" in run(service, f"python {script}", **variables)
+    assert "models and migrations agree" in told
 
 
 def test_its_first_get_shows_rows_and_a_second_start_adds_none(service: Path, sqlite_url: str) -> None:
