@@ -123,6 +123,7 @@ def test_the_composition_knows_no_password_and_opens_one_port_to_this_machine(co
     assert services["service"]["environment"]["SHOP_DATABASE__URL"] == (
         "postgresql://shop:${POSTGRES_PASSWORD}@database/shop"
     )
+    assert services["service"]["environment"]["SHOP_CLIENTS__MAIL__BASE_URL"].startswith("${MAIL_URL:?")
     assert ports == ["127.0.0.1:8000:8000"]
 
 
@@ -199,7 +200,7 @@ def variables(
         name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value).replace("/keys/", f"{tmp_path}/keys/")
         for name, value in composed.items()
         if name not in {"SHOP_DATABASE__URL", "SHOP_CACHE__URL"}  # their hosts are containers
-    }
+    } | {"SHOP_CLIENTS__MAIL__BASE_URL": "https://mail.example"}
     return (
         kept
         | {"PATH": f"{_TOOLS}:{kept['PATH']}", "PYTHONPATH": str(service / "src")}
@@ -292,6 +293,18 @@ def test_migrated_and_served_by_the_image_s_commands_it_is_healthy(
     request = Request(f"http://127.0.0.1:{free_port}/products", headers={"Host": "other.example"})
     with pytest.raises(HTTPError, match="421"):
         urlopen(request, timeout=10)  # noqa: S310  our own server's
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.usefixtures("migrated")
+def test_mails_that_reach_nobody_stop_the_start(image: Path, keys: Path, variables: dict[str, str]) -> None:
+    del variables["SHOP_CLIENTS__MAIL__BASE_URL"]
+    done = subprocess.run(
+        ["backstay", "run"], cwd=image, env=variables, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert "SHOP_CLIENTS__MAIL__BASE_URL" in done.stderr
 
 
 @pytest.mark.databases("postgresql")
