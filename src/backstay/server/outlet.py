@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
+import struct
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["Outlet"]
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Linger on, for no time: the connection is reset."""
 
 
 class Outlet:
@@ -86,16 +92,23 @@ class Outlet:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, whatever is not sent."""
+        """Close at once, whatever is not sent.
+
+        The system, too, is to forget it: else it went on offering what the other side does not take.
+        """
+        opened = self._transport.get_extra_info("socket")
+        if opened is not None and opened.fileno() >= 0:
+            with suppress(OSError):
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._transport.abort()
 
     def has_unread(self) -> bool:
         """Return whether the system holds something that came and was not read yet."""
-        socket = self._transport.get_extra_info("socket")
-        if socket is None or socket.fileno() < 0:
+        opened = self._transport.get_extra_info("socket")
+        if opened is None or opened.fileno() < 0:
             return False
         try:
-            return any(fcntl.ioctl(socket.fileno(), termios.FIONREAD, bytes(4)))
+            return any(fcntl.ioctl(opened.fileno(), termios.FIONREAD, bytes(4)))
         except OSError:
             return False
 
