@@ -147,7 +147,7 @@ def test_a_thousand_slow_clients_are_closed_within_six_seconds(served: Served) -
 
     _logger.info("%s; another request took up to %.2f s", slow, late)
     assert slow.closed == CROWD, str(slow)
-    assert slow.slowest < LIMIT_SECONDS + late, str(slow)
+    assert slow.slowest < LIMIT_SECONDS + 2 * late, str(slow)  # taken late, and closed late
 
 
 def test_the_others_do_not_notice_them(served: Served, length: Any) -> None:
