@@ -1,86 +1,76 @@
-"""A thousand callers that take their time, on one thread: the system tells when a server has had enough."""
+"""One of the processes of test_slow_clients.py: callers that take their time, until the server has enough.
 
+`python slow_clients.py PORT SIZE SECONDS`; at its end, or after so many seconds, it prints as JSON how long
+each of them was borne, by what it does. All are on one thread: the system tells which connections have ended.
+"""
+
+import json
 import select
 import socket
-import threading
+import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from statistics import median
+from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic, sleep
 
-_BEGINNINGS = {
+BEGINNINGS = {
     "silent": b"",
     "slow head": b"GET /fast HTTP/1.1\r\nHost: shop.example\r\nX-A: ",
     "slow body": b"POST /upload HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 100000\r\n\r\n",
     "slow reader": b"GET /large HTTP/1.1\r\nHost: shop.example\r\n\r\n",
 }
 _TRICKLE_SECONDS = 1.0
-_ARRIVAL_SECONDS = 0.002
+_ARRIVAL_SECONDS = 0.004
 
 
 @dataclass
-class Crowd:
-    """How long each of them was borne, by what it does; those that still are have none."""
+class Slow:
+    """One of them."""
 
-    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    is_over: threading.Event = field(default_factory=threading.Event)
-    open: dict[int, tuple[str, socket.socket, float]] = field(default_factory=dict)
+    kind: str
+    connection: socket.socket
+    since: float
 
-    def note_end(self, number: int) -> None:
-        kind, connection, since = self.open.pop(number)
-        self.seconds[kind].append(monotonic() - since)
-        connection.close()
-
-    @property
-    def closed(self) -> int:
-        return sum(map(len, self.seconds.values()))
-
-    @property
-    def slowest(self) -> float:
-        return max(max(seconds) for seconds in self.seconds.values())
-
-    def __str__(self) -> str:
-        return ", ".join(
-            f"{kind}: {len(seconds)} after {median(seconds):.2f} s, at the latest {max(seconds):.2f} s"
-            for kind, seconds in sorted(self.seconds.items())
-        )
+    def trickle(self) -> None:
+        """Move one byte: some progress, and too little of it."""
+        with suppress(OSError):
+            if self.kind == "slow reader":
+                self.connection.recv(1)
+            elif self.kind != "silent":
+                self.connection.send(b"x")
 
 
-@contextmanager
-def crowd(port: int, *, size: int) -> Iterator[Crowd]:
-    """Let so many callers be slow while the block runs, a quarter of them in each way."""
-    found = Crowd()
-    thread = threading.Thread(target=_behave, args=(found, port, size), daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        found.is_over.set()
-        thread.join()
-        for _, connection, _ in found.open.values():
-            connection.close()
-
-
-def _behave(found: Crowd, port: int, size: int) -> None:
+def main(port: int, size: int, seconds: float) -> None:
+    """Open all connections, be slow on them, and tell how long that went well."""
+    until = monotonic() + seconds
+    borne: dict[str, list[float]] = defaultdict(list)
     with select.epoll() as watch:
-        for number in range(size):
-            kind = list(_BEGINNINGS)[number % len(_BEGINNINGS)]
-            connection = _connect(port)
-            found.open[connection.fileno()] = (kind, connection, monotonic())
-            watch.register(connection.fileno(), select.EPOLLRDHUP)
-            with suppress(OSError):
-                connection.send(_BEGINNINGS[kind])
-            sleep(_ARRIVAL_SECONDS)
+        waiting = _arrive(port, size, watch)
         trickled = monotonic()
-        while found.open and not found.is_over.is_set():
+        while waiting and monotonic() < until:
             for number, _ in watch.poll(0.02):
-                watch.unregister(number)
-                found.note_end(number)
+                ended = waiting.pop(number)
+                borne[ended.kind].append(monotonic() - ended.since)
+                ended.connection.close()
             if monotonic() - trickled > _TRICKLE_SECONDS:
                 trickled = monotonic()
-                _trickle(found)
+                for slow in waiting.values():
+                    slow.trickle()
+    print(json.dumps(borne))  # noqa: T201  it is what the test reads
+
+
+def _arrive(port: int, size: int, watch: select.epoll) -> dict[int, Slow]:
+    """Connect, faster than anybody is closed, and not all in one moment."""
+    arrived = {}
+    for number in range(size):
+        kind = list(BEGINNINGS)[number % len(BEGINNINGS)]
+        slow = Slow(kind, _connect(port), monotonic())
+        arrived[slow.connection.fileno()] = slow
+        watch.register(slow.connection.fileno(), select.EPOLLRDHUP)
+        with suppress(OSError):
+            slow.connection.send(BEGINNINGS[kind])
+        sleep(_ARRIVAL_SECONDS)
+    return arrived
 
 
 def _connect(port: int) -> socket.socket:
@@ -91,11 +81,5 @@ def _connect(port: int) -> socket.socket:
     return connection
 
 
-def _trickle(found: Crowd) -> None:
-    """Move one byte on each connection: some progress, and too little of it."""
-    for kind, connection, _ in tuple(found.open.values()):
-        with suppress(OSError):
-            if kind == "slow reader":
-                connection.recv(1)
-            elif kind != "silent":
-                connection.send(b"x")
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 CALLERS = 20
 RATE = 200
 SLOW_CALLERS = 4
-DEADLINE_SECONDS = 900
+DEADLINE_SECONDS = 3600
 
 tables = MetaData()
 deploys = Table("proof_deploys", tables, Column("id", Integer, primary_key=True))
