@@ -37,7 +37,7 @@ REQUEST = (
     b"X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-ID: 7f1d2c\r\n"
     b"Connection: keep-alive\r\n\r\n"
 )
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 class Thing(BaseModel):

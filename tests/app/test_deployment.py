@@ -18,6 +18,7 @@ from backstay.settings import (
     DatabaseSettings,
     HttpSettings,
     LoggingSettings,
+    SecuritySettings,
     ServerSettings,
     Settings,
     SettingsConfigDict,
@@ -30,12 +31,14 @@ class DeployedSettings(Settings):
 
 
 _STRONG = "Zk3vQ9xP1mT7yB5nC8wL2r"
+_HOSTS = ("shop.example",)
 _PRODUCTION: dict[str, Any] = {
     "environment": "production",
     "database": DatabaseSettings(
         url=SecretStr("postgresql://shop:JzS7pQ1d@db.internal/shop?sslmode=verify-full")
     ),
     "cache": CacheSettings(url=SecretStr("rediss://shop:JzS7pQ1d@redis.internal/0")),
+    "http": HttpSettings(allowed_hosts=_HOSTS),
 }
 
 
@@ -159,6 +162,21 @@ def test_a_service_that_is_as_it_should_be_has_no_findings(folder: Path, tidy: A
             for query, mode in (("", "prefer"), ("?sslmode=require", "require"))
         ),
         (
+            "S30",
+            {"http": HttpSettings()},
+            "The service answers to any host's name, also in the links that it makes.",
+        ),
+        (
+            "S6",
+            {"security": SecuritySettings(password_min_length=8)},
+            "Passwords of 8 characters are taken, which is enough beside a second factor only.",
+        ),
+        (
+            "S11",
+            {"security": SecuritySettings(algorithm="HS256")},
+            "Access tokens are signed with a secret that everybody who verifies them has to have.",
+        ),
+        (
             "S37",
             {"cache": CacheSettings(url=SecretStr("redis://shop:JzS7pQ1d@redis.internal/0"))},
             "Redis is asked without encryption.",
@@ -199,7 +217,7 @@ def test_a_setting_that_should_not_be_deployed_is_found(
 @pytest.mark.parametrize(
     "values",
     [
-        {"http": HttpSettings(cors_origins=("https://a.example",))},
+        {"http": HttpSettings(allowed_hosts=_HOSTS, cors_origins=("https://a.example",))},
         {"telemetry": TelemetrySettings(metrics=True, metrics_token=SecretStr(_STRONG))},
         {"server": ServerSettings(trusted_proxies=("10.0.0.0/8", "proxy.internal"))},
         {"database": DatabaseSettings(url=SecretStr("postgresql://a:JzS7pQ1d@localhost/a"))},

@@ -10,6 +10,7 @@ def deployed(project: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     (project.folder / "uv.lock").touch()
     monkeypatch.setenv("TINY_ENVIRONMENT", "production")
     monkeypatch.setenv("TINY_DATABASE__URL", "sqlite:////srv/tiny.db")
+    monkeypatch.setenv("TINY_HTTP__ALLOWED_HOSTS", "tiny.example")
     return project
 
 

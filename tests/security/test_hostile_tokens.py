@@ -324,6 +324,17 @@ def refuse_unless_good(token: str) -> None:
     assert read.expires_at > read.issued_at
 
 
+def test_an_error_of_the_library_below_is_no_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyJWT answers any signature with a verdict; should it raise some day, no caller gets a 500."""
+
+    def fail(*_: object) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr(jwt.get_algorithm_by_name("EdDSA").__class__, "verify", fail)
+    with pytest.raises(InvalidTokenError):
+        verify(GOOD)
+
+
 def test_without_our_rules_some_of_them_are_taken() -> None:
     """PyJWT by itself, called as its documentation shows: the rules are there for a reason."""
     key = KEYS["EdDSA"].public.material

@@ -77,6 +77,23 @@ def test_a_file_that_is_there_stays_when_it_is_not_to_be_replaced(path: Path) ->
     assert [each.name for each in path.parent.iterdir()] == ["keys.json"]
 
 
+def test_a_file_system_without_hard_links_does_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    before = path.read_bytes()
+    ring = KeyRing((generate_key("EdDSA"),))
+    with pytest.raises(FileExistsError):
+        write_key_ring(ring, path, replace=False)
+    assert path.read_bytes() == before
+
+    path.unlink()
+    write_key_ring(ring, path, replace=False)
+    assert key_ids(KeyFile(path).ring()) == key_ids(ring)
+    assert [each.name for each in path.parent.iterdir()] == ["keys.json"]
+
+
 def test_a_changed_file_is_read_again_two_seconds_later(path: Path, clock: Clock) -> None:
     file = KeyFile(path, clock=clock)
     before = file.ring()

@@ -51,6 +51,13 @@ def test_of_two_processes_that_make_keys_both_take_those_of_the_first(
     assert open_key_ring(make("development"))().keys[0].key_id == first.keys[0].key_id
 
 
+def test_a_folder_that_cannot_be_written_is_told_with_the_way_out() -> None:
+    Path(".backstay").touch()  # where the folder should be
+    with pytest.raises(ConfigurationError, match=r"cannot be written to \.backstay/keys\.json") as caught:
+        open_key_ring(make("development"))
+    assert "BACKSTAY_SECURITY__KEY_FILE" in str(caught.value.hint)
+
+
 def test_a_test_makes_keys_in_memory() -> None:
     give = open_key_ring(make("test", algorithm="ES256"))
 

@@ -307,7 +307,16 @@ async def test_the_loop_goes_on_while_passwords_are_hashed() -> None:
     assert turns > 5
 
 
-async def test_closing_ends_the_threads() -> None:
+async def test_closing_ends_the_threads_and_so_does_failing_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Passwords(SecuritySettings(**CHEAP)):
         pass
+
+    def run_out_of_memory(*_: object) -> str:
+        raise MemoryError
+
+    passwords = Passwords(SecuritySettings(**CHEAP))
+    monkeypatch.setattr(passwords._hasher, "hash", run_out_of_memory)
+    with pytest.raises(MemoryError):
+        await passwords.__aenter__()
+
     assert not [thread for thread in threading.enumerate() if re.match("backstay-passwords", thread.name)]

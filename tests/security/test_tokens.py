@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backstay.errors import InvalidTokenError
+from backstay.errors import InvalidTokenError, UsageError
 from backstay.security.keys import KeyRing, PublicKey, generate_key, rotate
 from backstay.security.tokens import AccessTokens, ForeignTokens
 from backstay.settings import SecuritySettings
@@ -55,6 +55,12 @@ def test_a_token_without_scopes_and_session_has_none() -> None:
 def test_no_two_tokens_have_the_same_id() -> None:
     tokens = make_tokens()
     assert len({tokens.verify(issue(tokens), now=NOW).token_id for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize("scope", ["", "a admin", "a\tb", "é", 'a"', "a\\", "a\n"])
+def test_a_scope_that_would_be_read_as_another_one_is_not_signed(scope: str) -> None:
+    with pytest.raises(UsageError):
+        make_tokens().issue("7", client_id="web", scopes=[scope])
 
 
 def test_a_token_does_not_show_itself() -> None:

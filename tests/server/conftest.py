@@ -85,7 +85,7 @@ class Wire:
         return self._file.read()
 
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.get("/")

@@ -21,6 +21,8 @@ __all__ = [
     "find_open_errors",
     "find_open_redis",
     "find_plain_links",
+    "find_shared_keys",
+    "find_short_passwords",
     "find_unclear_json",
     "find_weak_secrets",
     "find_wide_origins",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _LOCK_FILES: Final = ("requirements.lock", "uv.lock", "pylock.toml", "poetry.lock", "pdm.lock")
+_PASSWORD_LENGTH: Final = 15
 _SECRET_BITS: Final = 128
 
 
@@ -42,6 +45,25 @@ def find_wide_origins(service: Service) -> Iterator[Finding]:
                 f"Pages of {origin} may call the service, and anyone on the way can change those.",
                 f"Name its https:// address in {variable}.",
             )
+
+
+def find_short_passwords(service: Service) -> Iterator[Finding]:
+    """Yield the length that is only enough beside a second factor."""
+    length = service.settings.security.password_min_length
+    if length < _PASSWORD_LENGTH:
+        yield Finding(
+            f"Passwords of {length} characters are taken, which is enough beside a second factor only.",
+            f"Set {service.variable('security.password_min_length')}={_PASSWORD_LENGTH}.",
+        )
+
+
+def find_shared_keys(service: Service) -> Iterator[Finding]:
+    """Yield why a service that only verifies tokens could make some."""
+    if service.settings.security.algorithm == "HS256":
+        yield Finding(
+            "Access tokens are signed with a secret that everybody who verifies them has to have.",
+            f"Set {service.variable('security.algorithm')}=EdDSA, then: backstay keys rotate",
+        )
 
 
 def find_missing_headers(service: Service) -> Iterator[Finding]:
@@ -108,7 +130,12 @@ def find_bad_logs(service: Service) -> Iterator[Finding]:
 
 
 def find_wide_trust(service: Service) -> Iterator[Finding]:
-    """Yield the proxies that are anybody."""
+    """Yield the proxies that are anybody, and whether the host is."""
+    if not service.settings.http.allowed_hosts:
+        yield Finding(
+            "The service answers to any host's name, also in the links that it makes.",
+            f"Name its own in {service.variable('http.allowed_hosts')}.",
+        )
     variable = service.variable("server.trusted_proxies")
     for proxy in service.settings.server.trusted_proxies:
         if _is_anybody(proxy):

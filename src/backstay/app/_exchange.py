@@ -38,6 +38,7 @@ from backstay.db.records import KeyRecords
 from backstay.deadline import enter_call, leave_call, seconds_left
 from backstay.errors import DeadlineExceededError, UnavailableError
 from backstay.logging import get_logger
+from backstay.security import Principal
 from backstay.telemetry.traces import mask_request_span
 
 __all__ = ["Exchange"]
@@ -77,6 +78,7 @@ class Exchange:
         "condition",
         "has_left",
         "inbox",
+        "principal",
         "request_id",
         "scope",
         "status",
@@ -106,6 +108,7 @@ class Exchange:
         self.inbox = Inbox(
             receive, max_bytes=installation.max_body_bytes, reading=installation.input_rules.reading(scope)
         )
+        self.principal: Principal | None = None
         self.scope = scope
         self.status = 0
         self.turn: asyncio.Lock | None = None
@@ -153,6 +156,8 @@ class Exchange:
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
                 headers.setdefault(name, value)
+            if self.principal is not None:
+                headers.setdefault("Cache-Control", "no-store")
             self.answer_headers = message["headers"]
             if self._installation.stopping.is_draining:
                 self._installation.stopping.end_connection(self, headers)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.params import Depends
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.routing import Host, Mount
 
-from backstay.app.policies import Guard, admit_everybody
+from backstay.app._principals import identify, require_principal
+from backstay.app.limits import LimitCheck
+from backstay.app.policies import Guard, ScopeCheck, admit_everybody
 from backstay.errors import ConfigurationError, did_you_mean
 from backstay.settings import Settings
 
@@ -95,6 +98,42 @@ def check_policies(app: FastAPI, *, public_paths: Collection[str] = ()) -> None:
             )
 
 
+def list_calls(dependant: Dependant | None) -> Iterator[object]:
+    """Return everything that a route calls before its function."""
+    for inner in () if dependant is None else dependant.dependencies:
+        yield inner.call
+        yield from list_calls(inner)
+
+
+def scopes_of(calls: Iterable[object]) -> tuple[str, ...]:
+    """Return the scopes that these calls need, together."""
+    checks = [call for call in calls if isinstance(call, ScopeCheck)]
+    return tuple(dict.fromkeys(scope for check in checks for scope in check.scopes))
+
+
+def needs_principal(calls: Iterable[object]) -> bool:
+    """Return whether these calls have to know who calls."""
+    return any(call is require_principal or isinstance(call, ScopeCheck) for call in calls)
+
+
+def check_identity(app: FastAPI) -> None:
+    """Refuse an app whose routes ask who calls, when nothing proves it.
+
+    Raises:
+        ConfigurationError: One does.
+    """
+    for route in _list_routes(app):
+        if needs_principal(route.calls) or identify in route.calls or _counts_callers(route.calls):
+            raise ConfigurationError(
+                f"{route} ({_place_of(route.endpoint)}) asks who calls, and nothing proves it.",
+                hint="Give create_app(settings, accounts=...), or api_keys=True.",
+            )
+
+
+def _counts_callers(calls: Iterable[object]) -> bool:
+    return any(isinstance(call, LimitCheck) and call.template.asks_who_calls for call in calls)
+
+
 def drop_markers(app: FastAPI) -> None:
     """Take `public` out of what FastAPI calls for each request; the routes still have it to be read."""
     for context in iter_route_contexts(list(app.routes)):
@@ -139,6 +178,7 @@ class _Route:
     methods: str
     endpoint: Callable[..., Any] | None
     dependencies: Sequence[Depends]
+    calls: Sequence[object]
     can_say: bool
 
     def __str__(self) -> str:
@@ -153,6 +193,7 @@ def _list_routes(app: FastAPI) -> Iterator[_Route]:
             methods=_name_methods(context),
             endpoint=getattr(context, "endpoint", None),
             dependencies=dependencies or (),
+            calls=tuple(list_calls(getattr(context, "dependant", None))),
             can_say=dependencies is not None,
         )
     yield from _list_frontends(app)
@@ -182,20 +223,25 @@ def _list_frontends(app: FastAPI) -> Iterator[_Route]:
         dependencies = getattr(group, "dependencies", ())
         for frontend in getattr(original, "routes", ()):
             path = f"{getattr(group, 'frontend_prefix', '')}{frontend.path}"
-            yield _Route(path, "frontend", None, dependencies, can_say=False)
+            calls = tuple(list_calls(getattr(group, "dependant", None)))
+            yield _Route(path, "frontend", None, dependencies, calls, can_say=False)
 
 
 def _read_policy(route: _Route, public_paths: Collection[str]) -> RoutePolicy:
     is_public = any(one.dependency is admit_everybody for one in route.dependencies)
     is_named = not route.can_say and route.path in public_paths
-    demands = " and ".join(dict.fromkeys(_read_demands(route.dependencies))) or None
+    demands = " and ".join(dict.fromkeys(_read_demands(route))) or None
     admits = "everybody" if is_public or is_named else demands
     contradicts = demands if admits != demands else None
     return RoutePolicy(str(route), admits, contradicts, _place_of(route.endpoint))
 
 
-def _read_demands(dependencies: Sequence[Depends]) -> Iterator[str]:
-    for one in dependencies:
+def _read_demands(route: _Route) -> Iterator[str]:
+    if scopes := scopes_of(route.calls):
+        yield f"callers with the scope{'s' if len(scopes) > 1 else ''} {' '.join(scopes)}"
+    elif require_principal in route.calls:
+        yield "callers that are known"
+    for one in route.dependencies:
         if isinstance(one, Guard):
             yield f"whom {getattr(one.dependency, '__name__', type(one.dependency).__name__)} admits"
 

@@ -16,7 +16,9 @@ from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app._input_rules import InputRules
 from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app._named_clients import check_clients
-from backstay.app._route_policies import check_policies, demands_policies, drop_markers
+from backstay.app._own_routes import add_identity
+from backstay.app._route_policies import check_identity, check_policies, demands_policies, drop_markers
+from backstay.app.accounts import Accounts
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -68,6 +70,8 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     problem_shape: ProblemShape = problem_response,
     log_processors: Sequence[Processor] = (),
     public_paths: Sequence[str] = (),
+    accounts: Accounts | None = None,
+    api_keys: bool = False,
     **options: Unpack[FastAPIOptions],
 ) -> FastAPI:
     """Return a FastAPI app whose parts commit, fail and shut down together.
@@ -81,6 +85,9 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         log_processors: See and change each log event before it is redacted.
         public_paths: The paths of mounts and plain Starlette routes, which cannot say `public` themselves.
             Who may call what is behind them is then no business of backstay's.
+        accounts: The service's users, as logging in has to know them. With them the app has the routes that
+            issue tokens and change passwords.
+        api_keys: Whether API keys are good as bearer tokens.
         **options: Passed on to `FastAPI`.
 
     Raises:
@@ -109,7 +116,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     installation.log_processors = tuple(log_processors)
     installation.is_created, installation.public_paths = True, tuple(public_paths)
     add_problem_handlers(app, shape=problem_shape)
-    for router in routers:
+    for router in (*add_identity(installation, accounts, api_keys=api_keys), *routers):
         app.include_router(router)
     check_idempotent_routes(app.routes)
     check_limits(app)
@@ -163,6 +170,8 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
 def _settle_policies(app: FastAPI, installation: Installation) -> None:
     if demands_policies(installation.settings, is_created=installation.is_created):
         check_policies(app, public_paths=installation.public_paths)
+    if installation.identity_options is None:
+        check_identity(app)
     drop_markers(app)
 
 

@@ -46,6 +46,8 @@ CHECKS: tuple[Check, ...] = (
     Check("S3", "Input models refuse what they do not know.", routes.find_open_inputs),
     Check("S4", "Each route says what it answers, and no answer holds a secret.", routes.find_loose_answers),
     Check("S5", "No page is larger than 100.", routes.find_large_pages),
+    Check("S6", "Passwords have 15 characters at least.", settings.find_short_passwords),
+    Check("S11", "Who verifies access tokens cannot make them.", settings.find_shared_keys),
     Check("S19", "JSON is only taken with its content type.", routes.find_lax_content_types),
     Check("S20", "Pages of other origins are named, and served over HTTPS.", settings.find_wide_origins),
     Check("S21", "Every answer carries the security headers.", settings.find_missing_headers),
@@ -53,7 +55,9 @@ CHECKS: tuple[Check, ...] = (
     Check("S24", "Documentation and metrics are not for everyone.", settings.find_exposed_pages),
     Check("S25", "Secrets have at least 128 bits.", settings.find_weak_secrets),
     Check("S26", "Each request leaves a line, and details stay out of the log.", settings.find_bad_logs),
-    Check("S30", "Only named proxies are believed.", settings.find_wide_trust),
+    Check(
+        "S30", "Only named proxies are believed, and only named hosts answered for.", settings.find_wide_trust
+    ),
     Check("S37", "Links to other machines are encrypted and verified.", settings.find_plain_links),
     Check("S38", "Redis asks for a user of its own.", settings.find_open_redis),
     Check("S41", "JSON that readers understand in several ways is refused.", settings.find_unclear_json),

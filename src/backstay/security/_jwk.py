@@ -98,15 +98,11 @@ def _is_ed25519(material: object) -> bool:
 
 
 def _is_p256(material: object) -> bool:
-    if not isinstance(material, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
-        return False
-    return isinstance(material.curve, ec.SECP256R1)
+    return isinstance(getattr(material, "curve", None), ec.SECP256R1)
 
 
 def _is_long_rsa(material: object) -> bool:
-    if not isinstance(material, rsa.RSAPrivateKey | rsa.RSAPublicKey):
-        return False
-    return material.key_size >= MIN_RSA_BITS
+    return isinstance(material, rsa.RSAPrivateKey | rsa.RSAPublicKey) and material.key_size >= MIN_RSA_BITS
 
 
 def _is_long_secret(material: object) -> bool:

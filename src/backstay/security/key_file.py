@@ -232,10 +232,22 @@ def write_key_ring(ring: KeyRing, path: Path, *, replace: bool = True) -> None:
         if replace:
             temporary.replace(path)
         else:
-            path.hardlink_to(temporary)
+            _place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a file its name unless that is taken."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:  # some file systems of desktops have no hard links
+        if path.exists():
+            raise FileExistsError(path) from error
+        temporary.replace(path)
 
 
 def _write_durably(path: Path, content: bytes, mode: int) -> None:

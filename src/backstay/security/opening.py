@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from backstay.security.key_file import KeyFile, write_key_ring
 from backstay.security.keys import KeyRing, generate_key
 from backstay.security.tokens import AccessTokens
 from backstay.settings import Settings, explain_settings
+from backstay.settings.security import SigningAlgorithm
 
 __all__ = ["DEVELOPMENT_FILE", "find_audience", "find_issuer", "open_access_tokens", "open_key_ring"]
 
@@ -93,10 +93,22 @@ def _ensure_development_file(settings: Settings) -> Path:
     path = DEVELOPMENT_FILE
     if path.exists():
         return path
+    try:
+        _make_development_file(path, settings.security.algorithm)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Keys for access tokens cannot be written to {path}: {error.strerror}.",
+            hint=f"Set {_variable(settings, 'security.key_file')} to a file that was made elsewhere.",
+        ) from error
+    return path
+
+
+def _make_development_file(path: Path, algorithm: SigningAlgorithm) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    ring = KeyRing((generate_key(settings.security.algorithm),), is_development=True)
-    with suppress(FileExistsError):  # another process was quicker, and its keys are as good
+    ring = KeyRing((generate_key(algorithm),), is_development=True)
+    try:
         write_key_ring(ring, path, replace=False)
-        _logger.info("Made keys for access tokens in %s, for development only.", path)
-    return path
+    except FileExistsError:
+        return  # another process was quicker, and its keys are as good
+    _logger.info("Made keys for access tokens in %s, for development only.", path)

@@ -21,6 +21,9 @@ from backstay.settings import SecuritySettings
 
 __all__ = ["PasswordCheck", "Passwords"]
 
+# A container sees the cores of its machine, and may use fewer; each thread takes the memory of a hash.
+_MOST_THREADS: Final = 8
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -51,7 +54,7 @@ class Passwords:
     def __init__(self, settings: SecuritySettings) -> None:
         self._rules = PasswordRules(settings)
         self._max_bytes = settings.password_max_bytes
-        self._threads = settings.password_threads or os.cpu_count() or 1
+        self._threads = settings.password_threads or min(os.cpu_count() or 1, _MOST_THREADS)
         self._most_jobs = self._threads + settings.password_queue
         self._jobs = 0
         self._hasher: Final = PasswordHash(
@@ -63,20 +66,27 @@ class Passwords:
                 )
             ]
         )
-        self._executor: ThreadPoolExecutor | None = None
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="backstay-passwords")
+        self._is_open = False
         self._dummy = ""
 
     async def __aenter__(self) -> Self:
-        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="backstay-passwords")
-        self._dummy = await self.hash(secrets.token_urlsafe())
+        self._is_open = True
+        try:
+            self._dummy = await self.hash(secrets.token_urlsafe())
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            await asyncio.to_thread(executor.shutdown, cancel_futures=True)
+        await self._close()
+
+    async def _close(self) -> None:
+        self._is_open = False
+        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
     def check_password(self, password: str, *, context: Sequence[str] = ()) -> None:
         """Refuse a new password that is too short, too long, or easily guessed.
@@ -133,7 +143,7 @@ class Passwords:
     async def _run(
         self, work: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> _Result:
-        if self._executor is None:
+        if not self._is_open:
             raise UsageError("`Passwords` is not open: use it inside of `async with`.")
         if self._jobs >= self._most_jobs:
             raise UnavailableError("Too many callers are logging in; come back in a moment.")

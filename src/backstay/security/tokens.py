@@ -6,6 +6,7 @@ the ring, each claim has to be there and of its type, and whatever is wrong is a
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from backstay.errors import UsageError
 from backstay.json import dumps
 from backstay.security._jwk import sign
 from backstay.security._verification import Claims, TokenVerifier, encode_segment
@@ -23,6 +25,7 @@ from backstay.settings.security import SecuritySettings
 __all__ = ["AccessTokens", "Claims", "ForeignTokens", "IssuedToken"]
 
 _TOKEN_ID_BYTES: Final = 16
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,15 @@ class AccessTokens:
             scopes: What its bearer may do.
             session: The login that it belongs to; without one it cannot be revoked.
             now: The present.
+
+        Raises:
+            UsageError: A scope has a character that RFC 6749 does not allow, such as a space, which would
+                make two of it.
         """
+        granted = sorted(scopes)
+        for scope in granted:
+            if _SCOPE.fullmatch(scope) is None:
+                raise UsageError(f"{scope!r} is no scope: those are ASCII, without spaces and quotes.")
         moment = now or datetime.now(UTC)
         issued_at = int(moment.timestamp())
         claims: dict[str, object] = {
@@ -85,7 +96,7 @@ class AccessTokens:
             "iat": issued_at,
             "exp": issued_at + self._ttl_seconds,
             "jti": secrets.token_urlsafe(_TOKEN_ID_BYTES),
-            "scope": " ".join(sorted(scopes)),
+            "scope": " ".join(granted),
         }
         if session is not None:
             claims["sid"] = session

@@ -91,7 +91,8 @@ class SecuritySettings(SettingsSection):
     password_threads: int | None = Field(
         default=None,
         ge=1,
-        description="How many passwords are hashed at once in each process. Unset: as many as it has cores.",
+        description="How many passwords are hashed at once in each process. Unset: as many as there are "
+        "cores, 8 at the most.",
     )
     password_queue: int = Field(
         default=50, ge=0, description="How many more may wait for that; the next one is answered with 503."
