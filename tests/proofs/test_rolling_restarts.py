@@ -18,7 +18,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, func, select
 
 from backstay.db import Database
 
-from .balancer import PROBE_SECONDS, Instance, balancing, read_message
+from .balancer import PROBE_SECONDS, UNREADY_PROBES, Instance, balancing, read_message
 
 pytestmark = pytest.mark.proof
 
@@ -227,7 +227,7 @@ async def test_twenty_rolling_restarts_lose_no_request(
     (tmp_path / "pyproject.toml").write_text('[tool.backstay]\napp = "service:app"\n')
     variables = {
         "PROOF_DATABASE__URL": database_url,
-        "PROOF_SERVER__DRAIN": f"{4 * PROBE_SECONDS}s",
+        "PROOF_SERVER__DRAIN": f"{2 * 2 * UNREADY_PROBES * PROBE_SECONDS}s",
         "PROOF_LOGGING__ACCESS": "false",
     }
 
