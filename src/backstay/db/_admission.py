@@ -25,6 +25,8 @@ __all__ = ["Admission", "NoPlaceError", "Place", "Places"]
 
 _LONGEST_QUEUE: Final = 5000
 _LONGEST_RETRY_SECONDS: Final = 30
+_HOPELESS: Final = 1.5
+"""So many times what there is time for has to be expected: some places are kept much longer than others."""
 _WEIGHT_OF_LATEST: Final = 0.1
 
 
@@ -70,7 +72,7 @@ class Admission:
             self._free -= 1
             return
         expected = self._mean_seconds * (len(self._waiting) + 1) / self._places
-        if expected > at_most or len(self._waiting) >= _LONGEST_QUEUE:
+        if expected > _HOPELESS * at_most or len(self._waiting) >= _LONGEST_QUEUE:
             raise NoPlaceError(expected)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
