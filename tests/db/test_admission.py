@@ -47,19 +47,21 @@ class TestTurns:
 
         assert admission.is_open
 
-    @pytest.mark.parametrize("comes_at_once", [False, True])
-    async def test_who_is_cancelled_passes_the_place_on(self, comes_at_once: bool) -> None:
+    @pytest.mark.parametrize("comes", ["before", "together", "later"])
+    async def test_who_is_cancelled_passes_the_place_on(self, comes: str) -> None:
         admission = Admission(1)
         await admission.enter(at_most=1)
         cancelled = asyncio.create_task(admission.enter(at_most=1))
         next_one = asyncio.create_task(admission.enter(at_most=1))
         await asyncio.sleep(0)
 
-        if comes_at_once:
+        if comes == "before":
             admission.leave(seconds=0)
         cancelled.cancel()
+        if comes == "together":
+            admission.leave(seconds=0)
         await asyncio.wait([cancelled])
-        if not comes_at_once:
+        if comes == "later":
             admission.leave(seconds=0)
         await next_one
         admission.leave(seconds=0)

@@ -25,8 +25,6 @@ __all__ = ["Admission", "NoPlaceError", "Place", "Places"]
 
 _LONGEST_QUEUE: Final = 5000
 _LONGEST_RETRY_SECONDS: Final = 30
-_HOPELESS: Final = 1.5
-"""So many times what there is time for has to be expected: some places are kept much longer than others."""
 _WEIGHT_OF_LATEST: Final = 0.1
 
 
@@ -72,7 +70,7 @@ class Admission:
             self._free -= 1
             return
         expected = self._mean_seconds * (len(self._waiting) + 1) / self._places
-        if expected > _HOPELESS * at_most or len(self._waiting) >= _LONGEST_QUEUE:
+        if expected > at_most or len(self._waiting) >= _LONGEST_QUEUE:
             raise NoPlaceError(expected)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -88,7 +86,7 @@ class Admission:
     def _forgo(self, turn: asyncio.Future[None]) -> None:
         if turn.done() and not turn.cancelled():
             self._pass_on()  # it came in the moment in which we gave up
-        else:
+        elif turn in self._waiting:  # else it was passed over: it was cancelled before we heard of that
             self._waiting.remove(turn)
 
     def leave(self, *, seconds: float) -> None:
