@@ -315,4 +315,14 @@ async def test_an_outage_that_is_over_counts_no_longer(monkeypatch: pytest.Monke
 
     assert not was_short
     assert outage.is_short
+
+    now[0] = 106.9
+    outage.note()
+    now[0] = 108.8
+    outage.note()
+    outage.end()
+    now[0] = 110.2
+    outage.note()  # there were connections meanwhile
+
+    assert outage.is_short
     assert all(0 <= outage.choose_pause(attempt) <= 0.25 for attempt in range(1, 40))

@@ -37,7 +37,7 @@ from backstay.app.unit_of_work import UnitOfWork
 from backstay.db import as_app_error, is_lost, is_refusal, is_repeatable
 from backstay.db.records import KeyRecords
 from backstay.deadline import enter_call, leave_call
-from backstay.errors import DeadlineExceededError, UnavailableError
+from backstay.errors import UnavailableError
 from backstay.logging import get_logger
 from backstay.telemetry.traces import mask_request_span
 
@@ -247,7 +247,7 @@ class Exchange:
         except asyncio.CancelledError:
             if not self.call.take_cancellation():
                 raise
-            error = self._stopped_by or DeadlineExceededError("The time for this request is over.")
+            error = self._stopped_by or self.call.explain()
         if error is not None:
             await self._answer(error, scope, receive, send)
 

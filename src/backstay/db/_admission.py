@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -118,6 +120,15 @@ class Place:
     def is_taken(self) -> bool:
         """Whether it has one now."""
         return self._admission is not None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let whoever ends the request meanwhile know that it had no connection yet."""
+        self._call.waits_for_turn = True
+        try:
+            yield
+        finally:
+            self._call.waits_for_turn = False
 
     async def take(self, admission: Admission, *, at_most: float) -> None:
         """Take it; see `Admission.enter`."""
