@@ -37,7 +37,7 @@ class Call:
     Attributes:
         ends_at: When it has to end, by `time.monotonic()`; infinite without a deadline.
         keeps_place: Whether it keeps its place among those who may have connections while it has none.
-        waits_for_turn: Whether it waits for a connection now, behind others.
+        waits_for_turn: Whether it waits for a connection now, behind others, or did so in vain.
         has_committed: Whether a change was committed in it, so that it must not run again.
     """
 

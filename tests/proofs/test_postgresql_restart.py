@@ -137,11 +137,12 @@ async def saved(database: Database) -> set[int]:
 async def test_no_read_and_no_repeatable_write_fails(
     client: AsyncClient, server: OwnServer, database: Database, length: Any
 ) -> None:
-    kept = await call_through_restarts(client, server, "GET", "PUT", restarts=length(short=1, full=20))
+    restarts = length(short=1, full=20)
+    kept = await call_through_restarts(client, server, "GET", "PUT", restarts=restarts)
 
     assert kept.failures("GET") == kept.failures("PUT") == 0, kept
     assert await saved(database) == kept.saved
-    assert kept.longest_seconds < 5
+    assert kept.longest_seconds < 4 + restarts  # one after the other may hit the same request
 
 
 async def test_other_writes_are_told_the_truth(

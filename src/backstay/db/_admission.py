@@ -123,12 +123,10 @@ class Place:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let whoever ends the request meanwhile know that it had no connection yet."""
+        """Let whoever ends the request know that it has no connection yet, or waited for it in vain."""
         self._call.waits_for_turn = True
-        try:
-            yield
-        finally:
-            self._call.waits_for_turn = False
+        yield
+        self._call.waits_for_turn = False  # not when it fails: its error may be on its way at the deadline
 
     async def take(self, admission: Admission, *, at_most: float) -> None:
         """Take it; see `Admission.enter`."""
