@@ -38,7 +38,7 @@ from fastapi import APIRouter
 from httpx2 import AsyncClient, Limits
 from pydantic import SecretStr
 
-from backstay import Database, ReadSessionDep, SessionDep, create_app
+from backstay import Database, ReadSessionDep, SessionDep, create_app, public
 from backstay.db.migrations.data import DataMigrations, DataProgress
 from backstay.settings import DatabaseSettings, MigrationSettings, Settings
 
@@ -97,7 +97,12 @@ def serve(url: str, port: int) -> None:
         await session.execute(change.values(visits=people.c.visits + 1))
 
     settings = Settings(environment="test", database=DatabaseSettings(url=SecretStr(url)))
-    uvicorn.run(create_app(settings, routers=[router]), port=port, log_level="warning", access_log=False)
+    uvicorn.run(
+        create_app(settings, routers=[router], dependencies=[public]),
+        port=port,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 async def call_steadily(port: int, *, rows: int, rate: int) -> None:

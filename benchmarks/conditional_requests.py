@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import SecretStr
 from starlette.types import Message, Scope, Send
 
-from backstay import ETagDep, Schema, create_app
+from backstay import ETagDep, Schema, create_app, public
 from backstay.app import middleware
 from backstay.app._exchange import Exchange, ResponseStoppedError
 from backstay.settings import DatabaseSettings, LoggingSettings, Settings
@@ -98,7 +98,7 @@ async def measure() -> dict[str, list[float]]:
         database=DatabaseSettings(url=SecretStr("sqlite://")),
         logging=LoggingSettings(access=False),
     )
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     async with app.router.lifespan_context(app):
         contenders = await make_contenders(app)
         rounds: dict[str, list[float]] = {name: [] for name in contenders}

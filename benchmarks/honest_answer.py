@@ -24,7 +24,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from backstay import Database, SessionDep, create_app
+from backstay import Database, SessionDep, create_app, public
 from backstay.settings import DatabaseSettings, Settings
 
 metadata = sa.MetaData()
@@ -40,7 +40,7 @@ def our_app(url: str) -> FastAPI:
         await session.execute(sa.insert(receipts).values(id=receipt_id))
         return True
 
-    return create_app(_settings(url), routers=[router])
+    return create_app(_settings(url), routers=[router], dependencies=[public])
 
 
 def plain_app(url: str) -> FastAPI:

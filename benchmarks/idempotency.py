@@ -26,7 +26,7 @@ from sqlalchemy import MetaData, String
 from sqlalchemy.orm import Mapped, mapped_column
 from starlette.types import Message, Scope
 
-from backstay import InputSchema, Model, Schema, SessionDep, create_app, idempotent
+from backstay import InputSchema, Model, Schema, SessionDep, create_app, idempotent, public
 from backstay.db.records import idempotency_table
 from backstay.settings import DatabaseSettings, LoggingSettings, Settings
 
@@ -91,7 +91,7 @@ async def measure(url: str, *, rounds: int) -> dict[str, list[float]]:
         database=DatabaseSettings(url=SecretStr(url)),
         logging=LoggingSettings(access=False),
     )
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     async with app.router.lifespan_context(app):
         engine = app.state.backstay.database.engine
         async with engine.begin() as connection:

@@ -19,7 +19,7 @@ from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 from starlette.types import Message, Scope
 
-from backstay import InputSchema, create_app
+from backstay import InputSchema, create_app, public
 from backstay.app._strict_json import read_strictly
 from backstay.settings import DatabaseSettings, HttpSettings, LoggingSettings, Settings
 
@@ -76,7 +76,7 @@ def make_app(*, strict: bool) -> FastAPI:
         logging=LoggingSettings(access=False),
         http=HttpSettings(strict_json=strict),
     )
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 def measure_reading(body: bytes, *, calls: int) -> tuple[float, float]:

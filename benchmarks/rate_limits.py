@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope
 
-from backstay import create_app, rate_limit
+from backstay import create_app, public, rate_limit
 from backstay.settings import CacheSettings, DatabaseSettings, LoggingSettings, Settings
 
 ROUNDS = 40
@@ -63,7 +63,7 @@ async def open_app(stack: AsyncExitStack, cache: CacheSettings, dependency: Any)
         logging=LoggingSettings(access=False),
         cache=cache,
     )
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     await stack.enter_async_context(app.router.lifespan_context(app))
     return app
 

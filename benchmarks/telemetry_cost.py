@@ -28,7 +28,7 @@ from pydantic import BaseModel, SecretStr
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message
 
-from backstay import Settings, create_app, events
+from backstay import Settings, create_app, events, public
 from backstay.app._exchange import Exchange
 from backstay.settings import DatabaseSettings, LoggingSettings, TelemetrySettings
 from backstay.telemetry import FOLDER_VARIABLE
@@ -130,7 +130,7 @@ async def contend(name: str) -> None:
         logging=LoggingSettings(access=False),
         telemetry=CONTENDERS[name],
     )
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     async with app.router.lifespan_context(app):
         ask = make_request(app)
         gc.disable()

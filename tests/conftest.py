@@ -1,17 +1,42 @@
 """What all tests share: backstay's own plugin, as a service uses it."""
 
 import logging
+import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
 # Imported here, before pytester's inner runs: they forget the modules that they import, and Alembic's `op`
 # would lose its other half.
-import backstay.db.migrations._environment  # noqa: F401
+import backstay.db.migrations._environment
 from backstay.logging import clear_context
 
 pytest_plugins = ["backstay.testing", "pytester"]
+
+_LIBRARY = str(Path(backstay.__file__).parent)
+_unpickled: list[str] = []
+
+
+def _notice_pickles(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "pickle.find_class":
+        stack = [frame.filename for frame in traceback.extract_stack()]
+        if any(name.startswith(_LIBRARY) for name in stack):
+            _unpickled.append(f"{arguments} by way of {stack}")
+
+
+sys.addaudithook(_notice_pickles)
+
+
+@pytest.fixture(autouse=True)
+def unpickled() -> Iterator[list[str]]:
+    """Fail the test in which the library, or what it calls, makes objects of a pickle in this process."""
+    _unpickled.clear()
+    yield _unpickled
+    assert _unpickled == []
+
 
 _SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 

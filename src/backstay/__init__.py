@@ -8,6 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from backstay.app.accounts import Account as Account
+    from backstay.app.accounts import Accounts as Accounts
+    from backstay.app.accounts import ResetMessage as ResetMessage
+    from backstay.app.accounts import VerificationMessage as VerificationMessage
+    from backstay.app.api_keys import issue_api_key as issue_api_key
+    from backstay.app.api_keys import list_api_keys as list_api_keys
+    from backstay.app.api_keys import revoke_api_key as revoke_api_key
     from backstay.app.application import create_app as create_app
     from backstay.app.application import install as install
     from backstay.app.clients import client as client
@@ -23,6 +30,15 @@ if TYPE_CHECKING:
     from backstay.app.idempotency import idempotent as idempotent
     from backstay.app.limits import RateLimit as RateLimit
     from backstay.app.limits import rate_limit as rate_limit
+    from backstay.app.logins import PasswordsDep as PasswordsDep
+    from backstay.app.logins import VerificationDep as VerificationDep
+    from backstay.app.logins import revoke_sessions as revoke_sessions
+    from backstay.app.ownership import get_owned as get_owned
+    from backstay.app.policies import OptionalPrincipalDep as OptionalPrincipalDep
+    from backstay.app.policies import PrincipalDep as PrincipalDep
+    from backstay.app.policies import guarded_by as guarded_by
+    from backstay.app.policies import public as public
+    from backstay.app.policies import require_scopes as require_scopes
     from backstay.app.problems import Problem as Problem
     from backstay.app.responses import JSONResponse as JSONResponse
     from backstay.app.runtime import Runtime as Runtime
@@ -49,6 +65,7 @@ if TYPE_CHECKING:
     from backstay.logging import configure_logging as configure_logging
     from backstay.logging import get_logger as get_logger
     from backstay.redaction import Sensitive as Sensitive
+    from backstay.security import Principal as Principal
     from backstay.settings import Settings as Settings
     from backstay.settings import SettingsConfigDict as SettingsConfigDict
     from backstay.transaction import after_commit as after_commit
@@ -56,6 +73,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Account": "backstay.app.accounts",
+    "Accounts": "backstay.app.accounts",
     "Condition": "backstay.app.conditions",
     "ConditionDep": "backstay.app.conditions",
     "Database": "backstay.db",
@@ -65,13 +84,18 @@ _ROOMS = {
     "InputSchema": "backstay.app.schemas",
     "JSONResponse": "backstay.app.responses",
     "Model": "backstay.db.model",
+    "OptionalPrincipalDep": "backstay.app.policies",
     "Page": "backstay.app.schemas",
     "PageDep": "backstay.app.schemas",
     "PageParams": "backstay.app.schemas",
+    "PasswordsDep": "backstay.app.logins",
     "PatchSchema": "backstay.app.schemas",
+    "Principal": "backstay.security",
+    "PrincipalDep": "backstay.app.policies",
     "Problem": "backstay.app.problems",
     "RateLimit": "backstay.app.limits",
     "ReadSessionDep": "backstay.app.dependencies",
+    "ResetMessage": "backstay.app.accounts",
     "Runtime": "backstay.app.runtime",
     "Schema": "backstay.app.schemas",
     "Sensitive": "backstay.redaction",
@@ -80,6 +104,8 @@ _ROOMS = {
     "SettingsConfigDict": "backstay.settings",
     "SortParams": "backstay.app.schemas",
     "TimestampMixin": "backstay.db.model",
+    "VerificationDep": "backstay.app.logins",
+    "VerificationMessage": "backstay.app.accounts",
     "VersionMixin": "backstay.db.version",
     "after_commit": "backstay.transaction",
     "cached": "backstay.cache.cached",
@@ -88,15 +114,23 @@ _ROOMS = {
     "create_app": "backstay.app.application",
     "create_client": "backstay.app.clients",
     "current_runtime": "backstay.app.runtime",
-    "forget": "backstay.cache.forgetting",
     "fetch": "backstay.clients",
+    "forget": "backstay.cache.forgetting",
     "get_logger": "backstay.logging",
+    "get_owned": "backstay.app.ownership",
+    "guarded_by": "backstay.app.policies",
     "idempotent": "backstay.app.idempotency",
     "install": "backstay.app.application",
     "invalidates": "backstay.cache.forgetting",
+    "issue_api_key": "backstay.app.api_keys",
+    "list_api_keys": "backstay.app.api_keys",
     "open_runtime": "backstay.app.runtime",
+    "public": "backstay.app.policies",
     "rate_limit": "backstay.app.limits",
     "repeatable": "backstay.app.dependencies",
+    "require_scopes": "backstay.app.policies",
+    "revoke_api_key": "backstay.app.api_keys",
+    "revoke_sessions": "backstay.app.logins",
     "row": "backstay.db.sources",
     "sort_by": "backstay.app.schemas",
     "time_limit": "backstay.app.time_limits",

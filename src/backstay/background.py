@@ -45,6 +45,10 @@ class Supervisor:
             await asyncio.wait(self._tasks, timeout=self._grace.total_seconds())
         await self._cancel_rest()
 
+    def limit_grace(self, seconds: float) -> None:
+        """Wait no longer than this at the end, of what the grace allows."""
+        self._grace = min(self._grace, timedelta(seconds=seconds))
+
     @property
     def is_open(self) -> bool:
         """Whether it takes tasks."""

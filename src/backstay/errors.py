@@ -9,6 +9,7 @@
     └── AppError                      what a caller is answered; each knows its HTTP status
         ├── BadRequestError           400
         ├── UnauthenticatedError      401
+        │   └── InvalidTokenError     401  a token is malformed, forged, expired, or for somebody else
         ├── PermissionDeniedError     403
         ├── NotFoundError             404
         ├── ConflictError             409
@@ -16,7 +17,8 @@
         │   └── KeyInUseError         409  another request with this idempotency key is at work
         ├── PreconditionFailedError   412  the row is not in the version that the caller named
         ├── InvalidInputError         422
-        │   └── KeyReusedError        422  this idempotency key came with another request before
+        │   ├── KeyReusedError        422  this idempotency key came with another request before
+        │   └── WeakPasswordError     422  a new password is too short, too long, or easily guessed
         ├── PreconditionRequiredError 428  the caller has to name the version that it changes
         ├── RateLimitedError          429
         ├── UpstreamError             502  a service that this one calls did not do its part
@@ -49,6 +51,7 @@ __all__ = [
     "DeadlineExceededError",
     "EditConflictError",
     "InvalidInputError",
+    "InvalidTokenError",
     "KeyInUseError",
     "KeyReusedError",
     "NotFoundError",
@@ -69,6 +72,7 @@ __all__ = [
     "UpstreamTimeoutError",
     "UpstreamUnavailableError",
     "UsageError",
+    "WeakPasswordError",
     "did_you_mean",
 ]
 
@@ -149,6 +153,22 @@ class UnauthenticatedError(AppError):
     code = "unauthenticated"
 
 
+class InvalidTokenError(UnauthenticatedError):
+    """A token is malformed, forged, expired, or meant for somebody else.
+
+    Callers are told no more than that, and neither the token nor anything in it is kept here.
+
+    Args:
+        reason: Which rule it broke, in a word for logs and metrics, such as `expired`.
+    """
+
+    code = "invalid_token"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The token is not valid, or no longer.")
+        self.reason = reason
+
+
 class PermissionDeniedError(AppError):
     """The caller is known and may not do this."""
 
@@ -214,6 +234,21 @@ class KeyReusedError(InvalidInputError):
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key belongs to a request that was different; make a new one.")
+
+
+class WeakPasswordError(InvalidInputError):
+    """A new password is too short, too long, or one of those that are tried first.
+
+    Args:
+        detail: What to do about it; it holds nothing of the password.
+        reason: `too_short`, `too_long`, `common`, `context` or `not_text`; a member of the problem, too.
+    """
+
+    code = "weak_password"
+
+    def __init__(self, detail: str, *, reason: str) -> None:
+        super().__init__(detail, reason=reason)
+        self.reason = reason
 
 
 class PreconditionRequiredError(AppError):

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, text
 from starlette.responses import JSONResponse, StreamingResponse
 
-from backstay import ReadSessionDep, SessionDep, create_app, current_runtime, get_logger, install
+from backstay import ReadSessionDep, SessionDep, create_app, current_runtime, get_logger, install, public
 from backstay.db.migrations import MigrationsPendingError
 from backstay.errors import ConflictError, UsageError
 from backstay.events import Event, RequestFinished, subscribed
@@ -54,7 +54,7 @@ def metadata() -> MetaData:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 class TestHeaders:
@@ -105,7 +105,7 @@ class TestErrors:
         self, settings: Settings, ask: Any, declared: bool
     ) -> None:
         small = settings.model_copy(update={"http": HttpSettings(max_body_bytes=10)})
-        app = create_app(small, routers=[router])
+        app = create_app(small, routers=[router], dependencies=[public])
         headers = {"content-length": "40"} if declared else {}
 
         answer = await ask(app, "POST", "/things/", json={"name": "x" * 30}, headers=headers)
@@ -119,6 +119,7 @@ class TestErrors:
             settings,
             routers=[router],
             problem_shape=lambda problem, _: JSONResponse({"error": problem.code}, problem.status),
+            dependencies=[public],
         )
 
         assert (await ask(app, "GET", "/things/taken/now")).json == {"error": "conflict"}
@@ -135,7 +136,7 @@ class TestErrors:
     async def test_a_response_that_breaks_off_is_logged_and_not_repaired(
         self, settings: Settings, ask: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        app = create_app(settings)
+        app = create_app(settings, dependencies=[public])
 
         @app.get("/stream")
         async def stream(session: SessionDep) -> StreamingResponse:
@@ -168,7 +169,7 @@ class TestCrossOrigin:
         self, settings: Settings, ask: Any, path: str
     ) -> None:
         http = HttpSettings(cors_origins=("https://shop.example",))
-        app = create_app(settings.model_copy(update={"http": http}), routers=[router])
+        app = create_app(settings.model_copy(update={"http": http}), routers=[router], dependencies=[public])
 
         answer = await ask(app, "GET", path, headers={"Origin": "https://shop.example"})
         other = await ask(app, "GET", path, headers={"Origin": "https://evil.example"})
@@ -216,7 +217,7 @@ class TestLogs:
 class TestLeaving:
     @pytest.mark.databases("sqlite", "postgresql")
     async def test_a_read_whose_caller_leaves_is_cancelled(self, settings: Settings) -> None:
-        app = create_app(settings)
+        app = create_app(settings, dependencies=[public])
         inside, ended = asyncio.Event(), asyncio.Event()
 
         @app.get("/slow")
@@ -239,7 +240,7 @@ class TestLeaving:
         assert [event.status for event in heard if isinstance(event, RequestFinished)] == [499]
 
     async def test_a_write_whose_caller_leaves_runs_to_its_end(self, settings: Settings) -> None:
-        app = create_app(settings)
+        app = create_app(settings, dependencies=[public])
         inside, ended = asyncio.Event(), asyncio.Event()
 
         @app.post("/slow")
@@ -322,7 +323,7 @@ class TestRuntime:
             seen.append(current_runtime().database)
             yield {"answer": 42}
 
-        app = create_app(settings, lifespan=lifespan)
+        app = create_app(settings, lifespan=lifespan, dependencies=[public])
 
         @app.get("/")
         async def state(request: Request) -> int:

@@ -12,7 +12,16 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backstay import ReadSessionDep, SessionDep, cached, create_app, current_runtime, forget, invalidates
+from backstay import (
+    ReadSessionDep,
+    SessionDep,
+    cached,
+    create_app,
+    current_runtime,
+    forget,
+    invalidates,
+    public,
+)
 from backstay.app._caching import require_shared_cache
 from backstay.app.runtime import Runtime, open_runtime
 from backstay.cache.cache import Cache
@@ -60,7 +69,7 @@ def with_redis(settings: Settings, redis: RedisServer, **values: object) -> Sett
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[AsyncClient]:
-    app = create_app(settings)
+    app = create_app(settings, dependencies=[public])
 
     @app.get("/notes/{note_id}")
     async def read(note_id: int, session: ReadSessionDep) -> str | None:

@@ -8,7 +8,7 @@ from httpx2 import AsyncClient
 from pydantic import BaseModel
 
 from backstay import client as client_of
-from backstay import create_app, create_client, current_runtime, fetch, install, open_runtime
+from backstay import create_app, create_client, current_runtime, fetch, install, open_runtime, public
 from backstay.app.explanation import parts
 from backstay.errors import ConfigurationError, UsageError
 from backstay.settings import ClientSettings, Settings, SettingsConfigDict
@@ -57,7 +57,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def test_a_handler_gets_the_client_of_the_service(client: AsyncClient, http_mock: HttpMock) -> None:
@@ -151,7 +151,7 @@ def test_a_route_that_asks_for_an_unknown_client_stops_the_start() -> None:
     settings = ShopSettings(clients={"rate": ClientSettings(base_url="https://rates.example")})
 
     with pytest.raises(ConfigurationError) as caught:
-        create_app(settings, routers=[router])
+        create_app(settings, routers=[router], dependencies=[public])
 
     assert str(caught.value) == (
         "GET /prices asks for the client 'rates', which no setting names. Did you mean 'rate'?"
@@ -170,7 +170,7 @@ def test_it_is_found_behind_other_dependencies() -> None:
         return rate
 
     with pytest.raises(ConfigurationError, match="GET /price asks for the client 'rates'"):
-        create_app(Settings(environment="test"), routers=[inner])
+        create_app(Settings(environment="test"), routers=[inner], dependencies=[public])
 
 
 async def test_an_app_that_had_its_routes_before_is_checked_when_it_starts() -> None:

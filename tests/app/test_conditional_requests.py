@@ -24,6 +24,7 @@ from backstay import (
     VersionMixin,
     create_app,
     install,
+    public,
     repeatable,
 )
 from backstay.db import Database
@@ -174,7 +175,7 @@ async def answer_nothing(etag: ETagDep) -> Response:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 @pytest.fixture(autouse=True)
@@ -455,7 +456,7 @@ class TestRaces:
         async def meet(ask: Any, running: Any, *, headers: dict[str, str]) -> list[Any]:
             late = APIRouter()
             late.add_api_route("/boats/{boat_id}", change_late, methods=["PUT"])
-            async with running(create_app(settings, routers=[late])) as app:
+            async with running(create_app(settings, routers=[late], dependencies=[public])) as app:
                 return await asyncio.gather(
                     *(ask(app, "PUT", "/boats/1", json=body(name), headers=headers) for name in "ab")
                 )
@@ -503,7 +504,7 @@ class TestRaces:
 
         late = APIRouter()
         late.add_api_route("/boats/1", change_late, methods=["PUT"], dependencies=[repeatable])
-        async with running(create_app(settings, routers=[late])) as app:
+        async with running(create_app(settings, routers=[late], dependencies=[public])) as app:
             answers = await asyncio.gather(
                 *(ask(app, "PUT", "/boats/1", json=body(name), headers={"If-Match": '"1"'}) for name in "ab")
             )
@@ -590,7 +591,7 @@ class TestElsewhere:
 
     async def test_a_preflight_allows_the_headers(self, settings: Settings, ask: Any) -> None:
         http = settings.http.model_copy(update={"cors_origins": ("https://shop.example",)})
-        app = create_app(settings.model_copy(update={"http": http}), routers=[router])
+        app = create_app(settings.model_copy(update={"http": http}), routers=[router], dependencies=[public])
         asked = {
             "Origin": "https://shop.example",
             "Access-Control-Request-Method": "PATCH",

@@ -15,7 +15,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, t
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from backstay import SessionDep, after_commit, create_app, current_runtime, install, open_runtime
+from backstay import SessionDep, after_commit, create_app, current_runtime, install, open_runtime, public
 from backstay.app.time_limits import TimeLimits, time_limit
 from backstay.db import Database
 from backstay.deadline import seconds_left
@@ -42,7 +42,7 @@ def limited(settings: Settings, deadline: timedelta | None = SHORT, **server: An
 def serving(
     settings: Settings, endpoint: Callable[..., Any], *markers: Depends, method: str = "GET"
 ) -> FastAPI:
-    router = APIRouter()
+    router = APIRouter(dependencies=[public])
     router.add_api_route("/", endpoint, methods=[method], dependencies=markers)
     return create_app(settings, routers=[router])
 
@@ -292,7 +292,7 @@ class TestStreams:
         async def files(scope: Scope, receive: Receive, send: Send) -> None:
             await StreamingResponse(count_slowly())(scope, receive, send)
 
-        app = create_app(limited(settings))
+        app = create_app(limited(settings), public_paths=["/files"])
         app.mount("/files", files)
         async with running(app):
             answer = await ask(app, "GET", "/files/a")
@@ -359,7 +359,7 @@ class TestWhatHasNone:
         assert seen[1] is None
 
     def test_a_websocket_has_none(self, settings: Settings) -> None:
-        app = create_app(limited(settings))
+        app = create_app(limited(settings), dependencies=[public])
 
         @app.websocket("/")
         async def talk(socket: WebSocket) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 
-from backstay import create_app
+from backstay import create_app, public
 from backstay.settings import Settings
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "deadlines.md").read_text("utf-8")
@@ -19,7 +19,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "deadlines.md").read_te
 @pytest.fixture
 def names() -> dict[str, Any]:
     """What the guide's code defines, and what it takes for granted."""
-    names: dict[str, Any] = {"router": APIRouter(), "asyncio": asyncio}
+    names: dict[str, Any] = {"router": APIRouter(dependencies=[public]), "asyncio": asyncio}
     for block in re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL):
         exec(block, names)  # noqa: S102  our own guide
     return names

@@ -53,6 +53,18 @@ _PRODUCTION: dict[str, Any] = {
             _PRODUCTION | {"http": HttpSettings(docs=True)},
             "documentation: on, because the code sets http.docs",
         ),
+        ("hosts", {}, "hosts: answers to any name, because SHOP_HTTP__ALLOWED_HOSTS is not set"),
+        (
+            "hosts",
+            {"http": HttpSettings(allowed_hosts=("shop.example", "*.shop.example"))},
+            "hosts: answers to shop.example, *.shop.example, because the code sets http.allowed_hosts",
+        ),
+        (
+            "connections",
+            {},
+            "connections: heads within 5s, bodies within 30s, stalled ones closed after 5s, "
+            "because SHOP_SERVER__HEADER_TIMEOUT is not set",
+        ),
         (
             "header limit",
             {},
@@ -67,6 +79,17 @@ _PRODUCTION: dict[str, Any] = {
             "strict JSON",
             {"http": HttpSettings(strict_json=False)},
             "strict JSON: off, because the code sets http.strict_json",
+        ),
+        (
+            "route policies",
+            {},
+            "route policies: each route has to say who may call it, because SHOP_HTTP__REQUIRE_POLICIES is "
+            "not set and create_app() made the app",
+        ),
+        (
+            "route policies",
+            {"http": HttpSettings(require_policies=False)},
+            "route policies: off, because the code sets http.require_policies",
         ),
         ("CORS", {}, "CORS: off, because SHOP_HTTP__CORS_ORIGINS is not set"),
         (

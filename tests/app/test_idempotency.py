@@ -25,6 +25,7 @@ from backstay import (
     events,
     idempotent,
     install,
+    public,
     repeatable,
 )
 from backstay.db import Database
@@ -174,7 +175,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
 
     @app.exception_handler(LookupError)
     async def redirect(request: Request, error: LookupError) -> RedirectResponse:

@@ -10,7 +10,7 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from sqlalchemy import MetaData, func, select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backstay import Model, SessionDep, create_app, idempotent
+from backstay import Model, SessionDep, create_app, idempotent, public
 from backstay.db import Database
 from backstay.db.model import NAMING_CONVENTION
 from backstay.db.records import idempotency_table
@@ -98,7 +98,7 @@ def gate() -> Gate:
 
 
 def make_app(settings: Settings, gate: Gate) -> FastAPI:
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     app.state.gate = gate
     return app
 

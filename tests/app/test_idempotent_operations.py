@@ -10,7 +10,7 @@ from openapi_spec_validator import validate
 from pydantic import SecretStr
 from sqlalchemy import MetaData, inspect
 
-from backstay import SessionDep, create_app, idempotent, repeatable
+from backstay import SessionDep, create_app, idempotent, public, repeatable
 from backstay.app import installation as installation_module
 from backstay.app.installation import Installation
 from backstay.db import Database
@@ -43,7 +43,7 @@ def make_app(settings: Settings, *, is_required: bool = True) -> FastAPI:
     async def read() -> int:
         return 1
 
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 def installation_of(app: FastAPI) -> Installation:
@@ -60,7 +60,7 @@ class TestMarker:
         async def act() -> None: ...
 
         with pytest.raises(ConfigurationError, match=f"{method} /orders is marked as idempotent"):
-            create_app(Settings(environment="test"), routers=[router])
+            create_app(Settings(environment="test"), routers=[router], dependencies=[public])
 
     def test_a_router_that_marks_all_its_routes_is_looked_at_too(self) -> None:
         router = APIRouter(dependencies=[idempotent()])
@@ -69,7 +69,7 @@ class TestMarker:
         async def act() -> None: ...
 
         with pytest.raises(ConfigurationError, match="GET /orders"):
-            create_app(Settings(environment="test"), routers=[router])
+            create_app(Settings(environment="test"), routers=[router], dependencies=[public])
 
     def test_before_repeatable_it_is_an_error_when_the_app_is_made(self) -> None:
         router = APIRouter()
@@ -78,12 +78,15 @@ class TestMarker:
         async def act() -> None: ...
 
         with pytest.raises(ConfigurationError, match="before repeatable") as caught:
-            create_app(Settings(environment="test"), routers=[router])
+            create_app(Settings(environment="test"), routers=[router], dependencies=[public])
         assert caught.value.hint is not None
         assert "[repeatable, idempotent()]" in caught.value.hint
 
     async def test_a_route_that_is_added_later_is_looked_at_when_the_app_starts(self) -> None:
-        app = create_app(Settings(environment="test", database=DatabaseSettings(url=SecretStr("sqlite://"))))
+        app = create_app(
+            Settings(environment="test", database=DatabaseSettings(url=SecretStr("sqlite://"))),
+            dependencies=[public],
+        )
 
         @app.get("/orders", dependencies=[idempotent()])
         async def act() -> None: ...
@@ -203,7 +206,7 @@ def test_the_route_of_the_guide_takes_a_key() -> None:
     source = guide.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
     exec(source, names)  # noqa: S102  our own text
-    app = create_app(Settings(environment="test"), routers=[names["router"]])
+    app = create_app(Settings(environment="test"), routers=[names["router"]], dependencies=[public])
 
     assert installation_of(app).idempotent_routes == [("POST", "/orders")]
 

@@ -14,7 +14,7 @@ from sqlalchemy import MetaData
 from starlette.responses import JSONResponse
 from starlette.responses import Response as StarletteResponse
 
-from backstay import create_app, install
+from backstay import create_app, install, public
 from backstay.settings import HttpSettings, Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -68,7 +68,9 @@ def metadata() -> MetaData:
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
     http = HttpSettings(max_headers=20, max_header_bytes=2_000, max_form_fields=3, max_form_files=2)
-    return with_routes(create_app(settings.model_copy(update={"http": http}), routers=[router]))
+    return with_routes(
+        create_app(settings.model_copy(update={"http": http}), routers=[router], dependencies=[public])
+    )
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ async def test_json_that_the_service_reads_elsewhere_is_its_own_matter(settings:
     async def read_own() -> None:
         json.loads("{")
 
-    assert (await send(create_app(settings, routers=[own]), "/own", b"{}"))[0] == 500
+    assert (await send(create_app(settings, routers=[own], dependencies=[public]), "/own", b"{}"))[0] == 500
 
 
 async def test_other_types_are_left_alone(caller: AsyncClient) -> None:
@@ -201,7 +203,7 @@ async def test_other_types_are_left_alone(caller: AsyncClient) -> None:
 
 async def test_the_setting_switches_it_off(settings: Settings) -> None:
     http = HttpSettings(strict_json=False)
-    app = create_app(settings.model_copy(update={"http": http}), routers=[router])
+    app = create_app(settings.model_copy(update={"http": http}), routers=[router], dependencies=[public])
 
     assert await send(app, "/typed", b'{"a":1,"a":2}') == (200, {"a": 2})
 
@@ -219,7 +221,7 @@ async def test_an_installed_app_reads_strictly_only_when_it_is_told_to(
 
 async def test_the_allowed_depth_is_a_setting(settings: Settings) -> None:
     http = HttpSettings(max_json_depth=2)
-    app = create_app(settings.model_copy(update={"http": http}), routers=[router])
+    app = create_app(settings.model_copy(update={"http": http}), routers=[router], dependencies=[public])
 
     assert (await send(app, "/typed", b'{"a":[]}'))[0] == 200
     assert (await send(app, "/typed", b'{"a":[[]]}'))[0] == 422

@@ -145,11 +145,12 @@ def test_signs_that_a_header_or_a_key_would_have_to_escape_are_refused(text: str
 
 
 @pytest.mark.parametrize("field", ["principal", "api_key"])
-def test_principals_and_keys_are_refused_until_there_are_some(field: str) -> None:
-    with pytest.raises(ConfigurationError, match="does not know yet") as refused:
-        LimitTemplate.parse(f"x:{{{field}}}")
+def test_callers_that_nobody_knows_are_counted_together(field: str) -> None:
+    template = LimitTemplate.parse(f"x:{{{field}}}")
 
-    assert "{header.x-api-key}" in str(refused.value.hint)
+    assert template.asks_who_calls
+    assert template.names == frozenset()
+    assert template.expand({"type": "http"}, {}) == "x:<>"
 
 
 @pytest.mark.parametrize(

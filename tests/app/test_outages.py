@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import Response
 
-from backstay import ReadSessionDep, SessionDep, after_commit, create_app, current_runtime, repeatable
+from backstay import ReadSessionDep, SessionDep, after_commit, create_app, current_runtime, public, repeatable
 from backstay.app import _outage
 from backstay.db import Database, as_app_error, is_lost
 from backstay.errors import OutcomeUnknownError, UnavailableError
@@ -35,7 +35,7 @@ def metadata() -> MetaData:
 def serving(
     settings: Settings, endpoint: Callable[..., Any], *markers: Depends, method: str = "GET"
 ) -> FastAPI:
-    router = APIRouter()
+    router = APIRouter(dependencies=[public])
     router.add_api_route("/", endpoint, methods=[method], dependencies=markers)
     return create_app(settings, routers=[router])
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 
-from backstay import create_app
+from backstay import create_app, public
 from backstay.errors import UpstreamUnavailableError
 from backstay.settings import ClientSettings, Settings
 from backstay.testing import HttpMock
@@ -33,7 +33,7 @@ def settings(settings: Settings, names: dict[str, Any]) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, names: dict[str, Any]) -> FastAPI:
-    return create_app(settings, routers=[names["router"]])
+    return create_app(settings, routers=[names["router"]], dependencies=[public])
 
 
 @pytest.mark.parametrize("test", TESTS)

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from backstay import SessionDep, create_app, install, open_runtime, rate_limit, repeatable
+from backstay import SessionDep, create_app, install, open_runtime, public, rate_limit, repeatable
 from backstay.app._limited_routes import limited_routes, require_shared_counters
 from backstay.errors import ConfigurationError, RateLimitedError, UsageError
 from backstay.events import RequestLimited
@@ -58,7 +58,7 @@ async def invite(team_id: int) -> dict[str, bool]:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def _statuses(client: AsyncClient, path: str, *, times: int) -> list[int]:
@@ -118,7 +118,8 @@ async def test_bad_input_counts_too(client: AsyncClient) -> None:
 
 
 async def test_a_caller_cannot_choose_its_address(settings: Settings) -> None:
-    trusting = ProxyHeadersMiddleware(create_app(settings, routers=[router]), trusted_hosts="192.0.2.1")  # type: ignore[arg-type]  # two names for ASGI
+    app = create_app(settings, routers=[router], dependencies=[public])
+    trusting = ProxyHeadersMiddleware(app, trusted_hosts="192.0.2.1")  # type: ignore[arg-type]  # two names for ASGI
     with TestClient(trusting, client=("203.0.113.9", 1)) as caller:  # type: ignore[arg-type]  # as above
         forged = [
             caller.post("/login", headers={"X-Forwarded-For": f"198.51.100.{number}"}).status_code
@@ -129,7 +130,8 @@ async def test_a_caller_cannot_choose_its_address(settings: Settings) -> None:
 
 
 async def test_behind_a_trusted_proxy_each_caller_is_one(settings: Settings) -> None:
-    trusting = ProxyHeadersMiddleware(create_app(settings, routers=[router]), trusted_hosts="192.0.2.1")  # type: ignore[arg-type]  # two names for ASGI
+    app = create_app(settings, routers=[router], dependencies=[public])
+    trusting = ProxyHeadersMiddleware(app, trusted_hosts="192.0.2.1")  # type: ignore[arg-type]  # two names for ASGI
     with TestClient(trusting, client=("192.0.2.1", 1)) as proxy:  # type: ignore[arg-type]  # as above
         statuses = [
             proxy.post("/login", headers={"X-Forwarded-For": f"198.51.100.{number}"}).status_code
@@ -161,7 +163,7 @@ async def test_a_refused_request_is_counted_for_prometheus(client: AsyncClient) 
 
 async def test_a_refused_request_writes_nothing(settings: Settings, running: Callable[..., Any]) -> None:
     ended: list[bool] = []
-    app = create_app(settings)
+    app = create_app(settings, dependencies=[public])
 
     @app.post("/orders")
     async def order(session: SessionDep) -> None:
@@ -175,7 +177,7 @@ async def test_a_refused_request_writes_nothing(settings: Settings, running: Cal
 
 async def test_a_repeated_request_counts_once(settings: Settings) -> None:
     attempts = 0
-    app = create_app(settings)
+    app = create_app(settings, dependencies=[public])
 
     @app.post("/transfer", dependencies=[repeatable, rate_limit("transfer", limit=9, per="1m")])
     async def transfer() -> None:
@@ -209,7 +211,7 @@ async def test_without_a_running_service_there_is_nothing_to_count_with() -> Non
 
 
 async def test_a_socket_over_the_limit_is_not_opened(settings: Settings) -> None:
-    app = create_app(settings)
+    app = create_app(settings, dependencies=[public])
 
     @app.websocket("/chat", dependencies=[rate_limit("chat:{ip}", limit=1, per="1m")])
     async def chat(socket: WebSocket) -> None:
@@ -252,7 +254,7 @@ async def redis_settings(settings: Settings) -> AsyncIterator[Settings]:
 
 
 async def test_two_apps_on_one_redis_count_together(redis_settings: Settings) -> None:
-    apps = [create_app(redis_settings, routers=[router]) for _ in range(2)]
+    apps = [create_app(redis_settings, routers=[router], dependencies=[public]) for _ in range(2)]
 
     with TestClient(apps[0]) as one, TestClient(apps[1]) as other:
         statuses = [caller.post("/login").status_code for caller in (one, other, one, other)]
@@ -266,7 +268,7 @@ async def test_tests_share_no_keys_in_redis(settings: Settings) -> None:
 
 async def test_a_dead_redis_fails_no_request(settings: Settings) -> None:
     cache = CacheSettings(url=SecretStr("redis://127.0.0.1:1/0"))
-    app = create_app(settings.model_copy(update={"cache": cache}), routers=[router])
+    app = create_app(settings.model_copy(update={"cache": cache}), routers=[router], dependencies=[public])
     app.post("/open", dependencies=[rate_limit("open", limit=1, per="1m", when_unavailable="open")])(
         lambda: None
     )
@@ -311,11 +313,11 @@ def test_a_field_that_the_route_has_not_stops_the_start(settings: Settings) -> N
     wrong.post("/teams/{team_id}", dependencies=[rate_limit("t:{tem_id}", limit=1, per="1s")])(lambda: None)
 
     with pytest.raises(ConfigurationError, match=r"POST /teams/\{team_id\} .*'tem_id'.* mean 'team_id'"):
-        create_app(settings, routers=[wrong])
+        create_app(settings, routers=[wrong], dependencies=[public])
 
 
 def test_a_route_that_was_added_later_is_looked_at_when_the_app_starts(settings: Settings) -> None:
-    app = create_app(settings)
+    app = create_app(settings, dependencies=[public])
     app.post("/late", dependencies=[rate_limit("t:{id}", limit=1, per="1s")])(lambda: None)
 
     with pytest.raises(ConfigurationError, match="'id'"), TestClient(app):
@@ -328,7 +330,7 @@ def test_two_limits_of_a_route_need_two_names(settings: Settings) -> None:
     twice.post("/", dependencies=limits)(lambda: None)
 
     with pytest.raises(ConfigurationError, match=r"2 rate limits named 't:\{ip\}'"):
-        create_app(settings, routers=[twice])
+        create_app(settings, routers=[twice], dependencies=[public])
 
 
 def test_a_limit_on_a_router_and_its_route_is_one(settings: Settings) -> None:
@@ -338,7 +340,7 @@ def test_a_limit_on_a_router_and_its_route_is_one(settings: Settings) -> None:
     @both.post("/", dependencies=[limit])
     async def post() -> None: ...
 
-    with TestClient(create_app(settings, routers=[both])) as caller:
+    with TestClient(create_app(settings, routers=[both], dependencies=[public])) as caller:
         assert [caller.post("/").status_code for _ in range(3)] == [200, 200, 429]
 
 
@@ -346,7 +348,7 @@ def test_several_workers_that_count_for_themselves_are_refused(settings: Setting
     several = settings.model_copy(update={"server": ServerSettings(workers=4)})
 
     with pytest.raises(ConfigurationError, match="4 times the limit") as refused:
-        TestClient(create_app(several, routers=[router])).__enter__()
+        TestClient(create_app(several, routers=[router], dependencies=[public])).__enter__()
 
     assert str(refused.value.hint).startswith("Set BACKSTAY_CACHE__URL=redis://")
     with TestClient(create_app(several)):
@@ -357,7 +359,7 @@ def test_several_workers_may_count_in_redis(settings: Settings) -> None:
     cache = CacheSettings(url=SecretStr("redis://127.0.0.1:1/0"))
     several = settings.model_copy(update={"cache": cache, "server": ServerSettings(workers=4)})
 
-    require_shared_counters(create_app(several, routers=[router]), several)
+    require_shared_counters(create_app(several, routers=[router], dependencies=[public]), several)
 
 
 async def test_a_limit_in_a_function_of_one_of_several_workers_warns_once(
@@ -393,7 +395,7 @@ def test_openapi_tells_of_the_limit(app: FastAPI) -> None:
 
 def test_pages_of_other_origins_may_read_the_headers(settings: Settings) -> None:
     http = HttpSettings(cors_origins=("https://shop.example",))
-    app = create_app(settings.model_copy(update={"http": http}), routers=[router])
+    app = create_app(settings.model_copy(update={"http": http}), routers=[router], dependencies=[public])
 
     with TestClient(app) as caller:
         response = caller.post("/login", headers={"Origin": "https://shop.example"})

@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from httpx2 import AsyncClient
 
-from backstay import create_app
+from backstay import create_app, public
 from backstay.errors import UnauthenticatedError
 from backstay.settings import Settings
 
@@ -36,7 +36,7 @@ def names() -> dict[str, Any]:
 
 @pytest.fixture
 def app(settings: Settings, names: dict[str, Any]) -> FastAPI:
-    return create_app(settings, routers=[names["router"]])
+    return create_app(settings, routers=[names["router"]], dependencies=[public])
 
 
 async def test_its_test_passes(client: AsyncClient, names: dict[str, Any]) -> None:

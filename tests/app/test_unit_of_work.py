@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backstay import ReadSessionDep, SessionDep, after_commit, create_app, current_runtime, repeatable
+from backstay import ReadSessionDep, SessionDep, after_commit, create_app, current_runtime, public, repeatable
 from backstay.db import Database
 from backstay.errors import ConflictError, ReadOnlySessionError, SessionEndedError, UsageError
 from backstay.settings import Settings
@@ -54,7 +54,7 @@ def serve(settings: Settings) -> Serve:
         router = APIRouter()
         for path, endpoint in routes:
             router.add_api_route(path, endpoint, methods=["POST", "GET"], **options)
-        return create_app(settings, routers=[router])
+        return create_app(settings, routers=[router], dependencies=[public])
 
     return make
 
@@ -595,6 +595,7 @@ class TestCancellation:
         self, serve: Serve, ask: Any, running: Any, slow: str
     ) -> None:
         async def endpoint(session: SessionDep) -> str:
+            await session.execute(text("SELECT 1"))  # else a slow connect is what is cancelled, and no harm
             with anyio.move_on_after(0.05):
                 await session.execute(text(slow))
             return "gave up"

@@ -23,7 +23,7 @@ _DEADLINE_SECONDS = 90
 _STOP_SECONDS = 10
 
 _APP = """
-from backstay import Settings, SettingsConfigDict, create_app
+from backstay import Settings, SettingsConfigDict, create_app, public
 from fastapi import APIRouter
 
 
@@ -40,7 +40,7 @@ async def list_things() -> list[int]:
     return [1, 2]
 
 
-app = create_app(TinySettings(), routers=[router])
+app = create_app(TinySettings(), routers=[router], dependencies=[public])
 """
 
 

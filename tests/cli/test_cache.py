@@ -9,7 +9,7 @@ from backstay.cli import main
 from backstay.testing._redis_server import RedisServer
 
 APP = """
-from backstay import Settings, cached, create_app
+from backstay import Settings, cached, create_app, public
 
 
 @cached("rate:{currency}", ttl="1h")
@@ -20,7 +20,7 @@ async def rate(currency: str) -> float:
 app = create_app(Settings(name="bank"))
 
 
-@app.get("/rates/{currency}")
+@app.get("/rates/{currency}", dependencies=[public])
 async def read(currency: str) -> float:
     return await rate(currency)
 """

@@ -56,7 +56,7 @@ def test_a_route_that_takes_a_key_brings_the_librarys_table(
 ) -> None:
     monkeypatch.setenv("TINY_DATABASE__URL", database_url)
     marked = 'router.post("/things", dependencies=[idempotent()])(list_things)'
-    source = project.main.read_text().replace("create_app\n", "create_app, idempotent\n")
+    source = project.main.read_text().replace("create_app, public", "create_app, idempotent, public")
     project.main.write_text(source.replace("app = create_app", f"{marked}\napp = create_app"))
 
     missing = backstay_process("db", "check")

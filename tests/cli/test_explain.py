@@ -72,6 +72,34 @@ def test_machines_get_json(project: Any, backstay: Any) -> None:
     } in document["parts"]
 
 
+def test_who_may_call_each_route_is_listed(project: Any, backstay: Any) -> None:
+    project.main.write_text(
+        "from backstay import Settings, create_app, guarded_by, public\n"
+        "app = create_app(Settings(), public_paths=['/plain'])\n"
+        "app.get('/open', dependencies=[public])(lambda: None)\n"
+        "def signed(): ...\n"
+        "app.post('/hook', dependencies=[guarded_by(signed)])(lambda: None)\n"
+        "app.add_route('/plain', lambda request: None)\n"
+        "app.get('/silent')(lambda: None)\n"
+    )
+
+    lines = backstay("explain").out.splitlines()
+    document = json.loads(backstay("explain", "--json").out)
+
+    assert lines[-4:] == [
+        "GET /open is for everybody",
+        "POST /hook is for whom signed admits",
+        "GET /plain is for everybody",
+        "GET /silent does not say for whom",
+    ]
+    assert document["policies"][0] == {
+        "route": "GET /open",
+        "admits": "everybody",
+        "contradicts": None,
+        "place": f"{project.main.relative_to(project.folder)}:3",
+    }
+
+
 def test_the_limits_of_routes_are_listed(project: Any, backstay: Any) -> None:
     project.main.write_text(
         "from backstay import Settings, create_app, rate_limit\n"

@@ -108,7 +108,7 @@ def test_a_request_to_a_route_that_takes_a_key_has_one(
     backstay_process: Any, project: Any, locustfile: Path, listener: Any, address: str
 ) -> None:
     locustfile.write_text(_FILE.format(limit=10_000).replace('.get("/things")', '.post("/things", json={})'))
-    source = project.main.read_text().replace("create_app\n", "create_app, idempotent\n")
+    source = project.main.read_text().replace("create_app, public", "create_app, idempotent, public")
     marked = 'router.post("/things", dependencies=[idempotent()])(list_things)'
     project.main.write_text(source.replace("app = create_app", f"{marked}\napp = create_app"))
 

@@ -33,6 +33,7 @@ from backstay.settings import DatabaseSettings
 
 KEYS = 8
 READERS = 3
+READS_PER_LOOK = 4
 POINTS = ("after the intent", "after the commit", "before the fill")
 INTENT = timedelta(seconds=1.5)
 
@@ -113,19 +114,23 @@ class Worker:
         self.stale: list[tuple[int, int]] = []
 
     async def read(self) -> None:
-        """Read for ever: the cached value is at least what the database held before."""
+        """Read for ever: each cached value is at least what the database held and what was read before."""
         while True:
             item_id = random.randrange(KEYS)
             try:
                 async with self.database.reading() as session:
-                    oldest = max(await read_version(session, item_id), self.acknowledged[item_id])
-                version = await self.reading(item_id)
+                    oldest = await read_version(session, item_id)
+                for _ in range(READS_PER_LOOK):
+                    oldest = await self._compare(item_id, max(oldest, self.acknowledged[item_id]))
             except (SQLAlchemyError, AppError, OSError):
                 self.counts["failed reads"] += 1
-                continue
-            self.counts["reads"] += 1
-            if version < oldest:
-                self.stale.append((version, oldest))
+
+    async def _compare(self, item_id: int, oldest: int) -> int:
+        version = await self.reading(item_id)
+        self.counts["reads"] += 1
+        if version < oldest:
+            self.stale.append((version, oldest))
+        return max(version, oldest)
 
     async def write(self) -> None:
         """Write for ever, with pauses in which values are read."""

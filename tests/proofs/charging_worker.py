@@ -17,7 +17,7 @@ from httpx2 import ASGITransport, AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import Column, MetaData, String, Table, event, insert
 
-from backstay import SessionDep, after_commit, create_app, idempotent
+from backstay import SessionDep, after_commit, create_app, idempotent, public
 from backstay.db.records import idempotency_table
 from backstay.settings import (
     DatabaseSettings,
@@ -84,7 +84,11 @@ def make_settings(url: str) -> Settings:
 
 async def main(url: str, marked: str, point: str) -> None:
     """Charge each key once, by several callers at once."""
-    app = create_app(make_settings(url), routers=[make_router(is_marked=marked == "marked", point=point)])
+    app = create_app(
+        make_settings(url),
+        routers=[make_router(is_marked=marked == "marked", point=point)],
+        dependencies=[public],
+    )
     transport = ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),

@@ -71,8 +71,11 @@ class Seen:
 class Run:
     """Lets workers work until enough was read, and disturbs them."""
 
-    def __init__(self, url: str, redis: RedisServer, *, library: str = "backstay") -> None:
+    def __init__(
+        self, url: str, redis: RedisServer, *, library: str = "backstay", life: tuple[float, float] = (1, 6)
+    ) -> None:
         self.seen = Seen()
+        self._life = life
         self.redis = redis
         self._command = (url, "", f"proof{random.getrandbits(32):x}", library)
         self._library = library
@@ -128,7 +131,7 @@ class Run:
         death: asyncio.TimerHandle | None = None
         async for line in process.stdout:
             if death is None and is_mortal:  # counted from its first word: on a busy machine it starts slowly
-                death = asyncio.get_running_loop().call_later(random.uniform(1, 6), _kill, process)
+                death = asyncio.get_running_loop().call_later(random.uniform(*self._life), _kill, process)
             self.seen.take(line)
             self._look_whether_it_is_enough()
         if death is not None:
@@ -247,7 +250,8 @@ async def test_the_same_reads_through_cashews_are_stale(database_url: str, redis
 
 @pytest.mark.usefixtures("items")
 async def test_no_read_is_stale_whatever_dies(database_url: str, redis: RedisServer, length: Any) -> None:
-    run = Run(database_url, redis)
+    # A longer life at full length: half of a short one goes into the start.
+    run = Run(database_url, redis, life=length(short=(1, 6), full=(1, 20)))
     reads, kills = length(short=3_000, full=1_000_000), length(short=6, full=200)
     seen = await run(reads=reads, kills=kills, at_most_seconds=length(short=180, full=7200))
 

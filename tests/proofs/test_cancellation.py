@@ -13,7 +13,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, t
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from backstay import ReadSessionDep, SessionDep, create_app
+from backstay import ReadSessionDep, SessionDep, create_app, public
 from backstay.db import Database
 from backstay.settings import Settings
 
@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.proof, pytest.mark.databases("postgresql")]
 tables = MetaData()
 rows = Table("proof_cancelled", tables, Column("id", Integer, primary_key=True))
 
+_CHANCES = 10
 SLOW = "SELECT pg_sleep(20) /* left behind */"
 
 
@@ -47,7 +48,7 @@ async def write_slowly(session: SessionDep) -> None:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def _left_behind(database: Database) -> int:
@@ -136,10 +137,13 @@ async def test_without_backstay_the_same_cancel_scopes_leave_queries_running(dat
             async with maker() as session:
                 await session.execute(text(SLOW))
 
-    await _at_once(cancelled, times=60, at_once=10)
-    await asyncio.sleep(1)
-
-    assert await _left_behind(database) > 0
+    for _ in range(_CHANCES):  # which moment a scope hits is chance
+        await _at_once(cancelled, times=60, at_once=10)
+        await asyncio.sleep(1)
+        if await _left_behind(database) > 0:
+            break
+    else:
+        pytest.fail(f"{_CHANCES} times 60 cancel scopes left nothing behind: does the fault still exist?")
     async with database.engine.connect() as connection:
         stop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%left behind%'"
         await connection.execute(text(f"{stop} AND datname = current_database() AND pid <> pg_backend_pid()"))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient, Limits
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, update
 
-from backstay import SessionDep, create_app, repeatable
+from backstay import SessionDep, create_app, public, repeatable
 from backstay.db import AsyncSession, Database
 from backstay.settings import Settings
 
@@ -44,7 +44,7 @@ async def add_one_repeatably(session: SessionDep) -> int:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def _call_at_once(url: str, path: str, *, times: int) -> list[int]:

@@ -19,7 +19,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import registry
 
-from backstay import ReadSessionDep, SessionDep, cached, client, create_app
+from backstay import ReadSessionDep, SessionDep, cached, client, create_app, public
 from backstay.db import Database
 from backstay.settings import ClientSettings, Settings
 
@@ -51,7 +51,7 @@ def metadata() -> MetaData:
     return tables
 
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.get("/statement")
@@ -336,7 +336,7 @@ def own() -> Iterator[OwnServer]:
         yield server
 
 
-hanging = APIRouter()
+hanging = APIRouter(dependencies=[public])
 
 
 @hanging.get("/read")

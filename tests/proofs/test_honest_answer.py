@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, func, insert, select, text
 
-from backstay import SessionDep, create_app, current_runtime
+from backstay import SessionDep, create_app, current_runtime, public
 from backstay.db import Database
 from backstay.settings import Settings
 
@@ -90,7 +90,7 @@ async def _meanwhile(database: Database) -> None:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 @pytest.fixture

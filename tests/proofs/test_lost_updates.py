@@ -11,7 +11,17 @@ from httpx2 import AsyncClient, Limits, Response
 from sqlalchemy import MetaData, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backstay import ETagDep, IfMatchDep, Model, ReadSessionDep, Schema, SessionDep, VersionMixin, create_app
+from backstay import (
+    ETagDep,
+    IfMatchDep,
+    Model,
+    ReadSessionDep,
+    Schema,
+    SessionDep,
+    VersionMixin,
+    create_app,
+    public,
+)
 from backstay.db import Database
 from backstay.db.model import NAMING_CONVENTION
 from backstay.settings import Settings
@@ -80,7 +90,9 @@ async def change_unguarded(patch: TallyPatch, session: SessionDep) -> None:
 def app(settings: Settings) -> FastAPI:
     # All callers wait for the same few connections; how long that may take is another promise.
     patient = settings.database.model_copy(update={"pool_timeout": timedelta(seconds=60)})
-    return create_app(settings.model_copy(update={"database": patient}), routers=[router])
+    return create_app(
+        settings.model_copy(update={"database": patient}), routers=[router], dependencies=[public]
+    )
 
 
 @pytest.fixture

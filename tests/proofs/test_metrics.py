@@ -36,7 +36,7 @@ Table("proof_counts", tables, Column("id", Integer, primary_key=True))
 _APP = """
 from fastapi import APIRouter
 from sqlalchemy import text
-from backstay import ReadSessionDep, SessionDep, Settings, create_app
+from backstay import ReadSessionDep, SessionDep, Settings, create_app, public
 
 router = APIRouter()
 
@@ -48,7 +48,7 @@ async def read(number: int, session: ReadSessionDep) -> int | None:
 async def write(session: SessionDep) -> None:
     await session.execute(text("INSERT INTO proof_counts DEFAULT VALUES"))
 
-app = create_app(Settings(), routers=[router])
+app = create_app(Settings(), routers=[router], dependencies=[public])
 """
 
 

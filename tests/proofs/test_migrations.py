@@ -18,7 +18,7 @@ from httpx2 import AsyncClient
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from backstay import ReadSessionDep, create_app
+from backstay import ReadSessionDep, create_app, public
 from backstay.cli.new import create_service
 from backstay.db import Database
 from backstay.db.migrations import Migrations
@@ -299,7 +299,7 @@ async def list_boats(session: ReadSessionDep) -> int:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 @pytest.fixture

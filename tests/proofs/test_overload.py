@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import MetaData, text
 
-from backstay import ReadSessionDep, create_app
+from backstay import ReadSessionDep, create_app, public
 from backstay.settings import Settings
 
 pytestmark = [pytest.mark.proof, pytest.mark.databases("postgresql")]
@@ -29,7 +29,7 @@ def metadata() -> MetaData:
     return _NO_TABLES
 
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.get("/work")

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from backstay import ReadSessionDep, SessionDep, create_app, repeatable
+from backstay import ReadSessionDep, SessionDep, create_app, public, repeatable
 from backstay.db import Database
 from backstay.settings import DatabaseSettings, Settings
 
@@ -33,7 +33,7 @@ AROUND_SECONDS = 0.4
 tables = MetaData()
 rows = Table("proof_restarted", tables, Column("id", Integer, primary_key=True))
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.get("/rows")

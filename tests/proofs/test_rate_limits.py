@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from redis.asyncio import Redis
 
-from backstay import create_app, rate_limit
+from backstay import create_app, public, rate_limit
 from backstay.settings import Settings
 
 pytestmark = pytest.mark.proof
@@ -44,7 +44,7 @@ async def name(anyio_backend: object) -> AsyncIterator[str]:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    app = create_app(settings)
+    app = create_app(settings, dependencies=[public])
 
     @app.post("/limited", dependencies=[rate_limit("limited", limit=LIMIT, per="500ms")])
     async def limited() -> None: ...

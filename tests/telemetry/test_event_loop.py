@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from httpx2 import ASGITransport, AsyncClient
 
-from backstay import create_app
+from backstay import create_app, public
 from backstay.settings import Settings, TelemetrySettings
 from backstay.telemetry.event_loop import LoopWatch
 
@@ -56,11 +56,16 @@ def moments() -> Any:
 
 
 async def test_a_quiet_loop_has_almost_no_lag() -> None:
+    lags = [await _lag_of_a_quiet_loop() for _ in range(5)]
+
+    assert min(lags) < 0.1  # a shared machine halts now and then, but not in each of five
+
+
+async def _lag_of_a_quiet_loop() -> float:
     watch = LoopWatch()
     async with watching(watch):
         await asyncio.sleep(0.25)
-
-    assert watch.lag_seconds < 0.25  # a shared machine halts now and then
+    return watch.lag_seconds
 
 
 async def test_a_block_shows_for_a_while_also_when_the_loop_is_quiet_again() -> None:
@@ -124,7 +129,8 @@ async def test_a_service_names_the_route_that_blocks_it_and_shows_the_lag(
     settings: Settings, moments: Any
 ) -> None:
     app = create_app(
-        settings.model_copy(update={"telemetry": TelemetrySettings(metrics=True, blocked_loop=LIMIT)})
+        settings.model_copy(update={"telemetry": TelemetrySettings(metrics=True, blocked_loop=LIMIT)}),
+        dependencies=[public],
     )
 
     @app.get("/blocks")

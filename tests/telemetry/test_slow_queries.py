@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 from sqlalchemy import MetaData, text
 
-from backstay import ReadSessionDep, create_app
+from backstay import ReadSessionDep, create_app, public
 from backstay.db import Database
 from backstay.events import QueryExecuted, subscribed
 from backstay.logging import captured_logs
@@ -56,7 +56,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    app = create_app(settings, routers=[router])
+    app = create_app(settings, routers=[router], dependencies=[public])
     app.state.backstay.configure_logging()
     return app
 

@@ -17,7 +17,7 @@ from fastapi import APIRouter, BackgroundTasks, FastAPI, HTTPException
 from httpx2 import ASGITransport, AsyncClient
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, insert, select, text
 
-from backstay import ReadSessionDep, SessionDep, create_app, current_runtime, get_logger
+from backstay import ReadSessionDep, SessionDep, create_app, current_runtime, get_logger, public
 from backstay.errors import ConfigurationError
 from backstay.logging import captured_logs
 from backstay.settings import ServerSettings, Settings, TelemetrySettings
@@ -105,7 +105,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def app(settings: Settings, receiver: Any) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 @pytest.fixture
@@ -295,7 +295,11 @@ class TestLogLines:
     async def test_without_traces_a_line_still_names_the_callers(
         self, settings: Settings, receiver: Any
     ) -> None:
-        app = create_app(settings.model_copy(update={"telemetry": TelemetrySettings()}), routers=[router])
+        app = create_app(
+            settings.model_copy(update={"telemetry": TelemetrySettings()}),
+            routers=[router],
+            dependencies=[public],
+        )
         app.state.backstay.configure_logging()
         async with _serving(app) as client:
             with captured_logs() as lines:
@@ -338,7 +342,9 @@ class TestSetup:
         """The exporter itself would try for over ten seconds."""
         caplog.set_level(logging.CRITICAL, "opentelemetry")
         server = ServerSettings(grace=timedelta(seconds=1))
-        app = create_app(settings.model_copy(update={"server": server}), routers=[router])
+        app = create_app(
+            settings.model_copy(update={"server": server}), routers=[router], dependencies=[public]
+        )
         async with _serving(app) as client:
             receiver.close()
             await client.get("/refusals", headers=SAMPLED)
@@ -406,7 +412,7 @@ import asyncio
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import text
-from backstay import ReadSessionDep, Settings, create_app
+from backstay import ReadSessionDep, Settings, create_app, public
 from backstay.settings import DatabaseSettings, TelemetrySettings
 
 app = create_app(Settings(
@@ -414,7 +420,7 @@ app = create_app(Settings(
     environment="test",
     database=DatabaseSettings(url=SecretStr("sqlite://")),
     telemetry=TelemetrySettings(traces=True),
-))
+), dependencies=[public])
 
 @app.get("/things")
 async def things(session: ReadSessionDep) -> int | None:

@@ -14,7 +14,7 @@ from httpx2 import AsyncClient, ConnectError
 from sqlalchemy import func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from backstay import ReadSessionDep, Runtime, SessionDep, create_app, current_runtime
+from backstay import ReadSessionDep, Runtime, SessionDep, create_app, current_runtime, public
 from backstay.db import AsyncSession, Database
 from backstay.errors import UsageError
 from backstay.settings import Settings
@@ -76,7 +76,7 @@ def metadata() -> Tables:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router], lifespan=lifespan)
+    return create_app(settings, routers=[router], lifespan=lifespan, dependencies=[public])
 
 
 async def count(database: Database) -> int:
@@ -170,7 +170,7 @@ class TestLiveServer:
             return "done"
 
         with ThreadPoolExecutor() as callers:
-            with serve(create_app(settings, routers=[slow])) as url:
+            with serve(create_app(settings, routers=[slow], dependencies=[public])) as url:
                 answer = callers.submit(read, f"{url}/slow")
                 arrived.wait()
                 threading.Timer(0.3, may_leave.set).start()  # by then the server is stopping
@@ -191,7 +191,7 @@ class TestLiveServer:
         with ThreadPoolExecutor() as callers:
             with (
                 pytest.raises(RuntimeError, match=r"did not stop within 0.2 s"),
-                serve(create_app(settings, routers=[slow])) as url,
+                serve(create_app(settings, routers=[slow], dependencies=[public])) as url,
             ):
                 answer = callers.submit(read, f"{url}/slow")
                 arrived.wait()
@@ -226,7 +226,7 @@ def read(url: str) -> bytes:
 
 
 MAIN = """
-from backstay import Settings, SessionDep, create_app
+from backstay import Settings, SessionDep, create_app, public
 from backstay.settings import SettingsConfigDict
 from fastapi import APIRouter, Depends
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -251,7 +251,7 @@ async def add(session: SessionDep, who: str = Depends(visitor)) -> str:
     session.add(Product())
     return who
 
-app = create_app(ShopSettings(name="shop"), routers=[router])
+app = create_app(ShopSettings(name="shop"), routers=[router], dependencies=[public])
 """
 MIGRATION = """
 import sqlalchemy as sa

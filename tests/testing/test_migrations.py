@@ -113,11 +113,11 @@ def test_a_beginning_that_cannot_be_taken_back_is_left_alone(boats: Project) -> 
 
 
 MARKED = """
-from backstay import Settings, create_app, idempotent
+from backstay import Settings, create_app, idempotent, public
 import models
 app = create_app(Settings(name="boats"))
 
-@app.post("/boats", dependencies=[idempotent()])
+@app.post("/boats", dependencies=[public, idempotent()])
 async def build() -> None: ...
 """
 

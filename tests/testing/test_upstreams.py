@@ -5,7 +5,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from httpx2 import AsyncClient
 
-from backstay import create_app, create_client, fetch
+from backstay import create_app, create_client, fetch, public
 from backstay.errors import UpstreamTimeoutError
 from backstay.settings import Settings
 from backstay.testing import HttpMock, LiveServer
@@ -25,7 +25,7 @@ async def read_prices() -> list[int]:
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    return create_app(settings, routers=[router])
+    return create_app(settings, routers=[router], dependencies=[public])
 
 
 async def test_a_route_answers_for_the_other_service(client: AsyncClient, http_mock: HttpMock) -> None:
@@ -68,7 +68,7 @@ INNER = """
     import httpx2
     import pytest
     from fastapi import APIRouter
-    from backstay import create_app, create_client
+    from backstay import create_app, create_client, public
 
     router = APIRouter()
 
@@ -79,7 +79,7 @@ INNER = """
 
     @pytest.fixture
     def app(settings):
-        return create_app(settings, routers=[router])
+        return create_app(settings, routers=[router], dependencies=[public])
 """
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from backstay.redaction import Sensitive, is_sensitive_key
 
-__all__ = ["HIDDEN", "Place", "follow"]
+__all__ = ["HIDDEN", "DeclaredField", "Place", "follow", "walk_types"]
 
 HIDDEN: Final = "*"
 _PARAMETERS: Final = ("path", "query", "header", "cookie")
@@ -108,6 +108,21 @@ def _place(loc: list[str | int], annotations: Iterable[object], *, sensitive: bo
     kinds = tuple(kind for some, _ in opened for kind in some)
     fields = {name: declared for kind in reversed(kinds) for name, declared in _fields(kind).items()}
     return Place(loc, fields, kinds, sensitive=sensitive or any(secret for _, secret in opened))
+
+
+def walk_types(annotation: object) -> Iterator[tuple[object, Mapping[str, DeclaredField]]]:
+    """Yield each type that a value of the annotation may hold, once, with the fields that it declares."""
+    seen: list[object] = []
+    waiting = [annotation]
+    while waiting:
+        kinds, _ = _open(waiting.pop())
+        for kind in kinds:
+            if kind not in seen:
+                seen.append(kind)
+                fields = _fields(kind)
+                yield kind, fields
+                waiting += [declared.annotation for declared in fields.values()]
+                waiting += [*_item_types(kind), *_value_types(kind)]
 
 
 # ---------------------------------------------------------------- types

@@ -15,12 +15,12 @@ import secrets
 from collections import deque
 from collections.abc import Mapping
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import NoReturn
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backstay import events
@@ -39,6 +39,7 @@ from backstay.db.records import KeyRecords
 from backstay.deadline import enter_call, leave_call
 from backstay.errors import UnavailableError
 from backstay.logging import get_logger
+from backstay.security import Principal
 from backstay.telemetry.traces import mask_request_span
 
 __all__ = ["Exchange"]
@@ -70,12 +71,14 @@ class Exchange:
         "_send_outside",
         "_stopped_by",
         "_watcher",
+        "answer_headers",
         "began",
         "call",
         "claim",
         "condition",
         "has_left",
         "inbox",
+        "principal",
         "request_id",
         "scope",
         "status",
@@ -97,6 +100,7 @@ class Exchange:
         self._limits: LimitRecord | None = None
         self._stopped_by: Exception | None = None
         self.began = perf_counter()
+        self.answer_headers: list[tuple[bytes, bytes]] = []
         self.call = installation.time_limits.begin(scope)
         self.claim: Claim | None = None
         self.condition: Condition | None = None
@@ -104,6 +108,7 @@ class Exchange:
         self.inbox = Inbox(
             receive, max_bytes=installation.max_body_bytes, reading=installation.input_rules.reading(scope)
         )
+        self.principal: Principal | None = None
         self.scope = scope
         self.status = 0
         self.turn: asyncio.Lock | None = None
@@ -151,6 +156,11 @@ class Exchange:
             headers[self._installation.request_id_header] = self.request_id
             for name, value in self._installation.response_headers:
                 headers.setdefault(name, value)
+            if self.principal is not None:
+                headers.setdefault("Cache-Control", "no-store")
+            self.answer_headers = message["headers"]
+            if self._installation.stopping.is_draining:
+                self._installation.stopping.end_connection(self, headers)
             for name, value in self._limits.headers().items() if self._limits is not None else ():
                 headers.setdefault(name, value)
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -221,6 +231,14 @@ class Exchange:
                 )
             )
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether its answer has begun, and is a stream of events that ends when somebody ends it."""
+        return self._is_started and any(
+            name == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in self.answer_headers
+        )
+
     def watch_for_leaving(self) -> None:
         """Cancel the request when its caller goes away; only for requests that change nothing."""
         if self._watcher is None and not self._is_started and self.scope["method"] in {"GET", "HEAD"}:
@@ -247,7 +265,8 @@ class Exchange:
         except asyncio.CancelledError:
             if not self.call.take_cancellation():
                 raise
-            error = self._stopped_by or self.call.explain()
+            stopped = self._stopped_by or self._installation.stopping.explain_end()
+            error = stopped or self.call.explain()
         if error is not None:
             await self._answer(error, scope, receive, send)
 
@@ -368,9 +387,16 @@ class Exchange:
             self.call.is_ending = False
 
     async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.is_event_stream and not self.call.ends_at > monotonic():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         if self._is_started:
             _logger.error("A response broke off after its first byte.", exc_info=error)
             return  # the server sees an incomplete response and closes the connection
+        if isinstance(error, ClientDisconnect):
+            self.status = _LEFT_STATUS
+            _logger.info("The caller left before its request was whole.")
+            return
         if isinstance(error, ReplayedError):
             await error.response()(scope, receive, send)
             return

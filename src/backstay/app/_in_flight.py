@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from backstay.app._limit_record import LimitRecord
 from backstay.app._request_call import RequestCall
+from backstay.security import Principal
 
 __all__ = ["InFlight", "current_exchange"]
 
@@ -22,6 +23,7 @@ class InFlight(Protocol):
     call: RequestCall
     scope: Scope
     task: asyncio.Task[object] | None
+    principal: Principal | None
 
     @property
     def route(self) -> str | None:
@@ -36,6 +38,11 @@ class InFlight(Protocol):
     @property
     def limits(self) -> LimitRecord:
         """What rate limits said to it."""
+        ...
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether its answer has begun, and is a stream of events that ends when somebody ends it."""
         ...
 
     def watch_for_leaving(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from traceback import walk_tb
 from typing import Final
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
+from backstay.app._hosts import AllowedHosts
 from backstay.app._strict_json import NotJSONError, UnclearJSONError, read_strictly
 from backstay.errors import BadRequestError
 from backstay.settings import Settings
@@ -28,6 +29,8 @@ class InputRules:
     Attributes:
         max_headers: How many header lines a request may have.
         max_header_bytes: How long its header lines may be together, names and values.
+        max_target_bytes: How long its path and query may be together.
+        hosts: The names that it may be called by.
         max_json_depth: How deep arrays and objects may be nested. None: bodies are not read strictly.
         max_json_values: How many members and items all of them may hold together.
         refuses_unclear_text: Paths, queries and forms have to be UTF-8, and must not hold a NUL.
@@ -35,6 +38,8 @@ class InputRules:
 
     max_headers: int | None = None
     max_header_bytes: int | None = None
+    max_target_bytes: int | None = None
+    hosts: AllowedHosts = field(default_factory=AllowedHosts)
     max_json_depth: int | None = None
     max_json_values: int = 0
     refuses_unclear_text: bool = False
@@ -55,6 +60,8 @@ class InputRules:
         return cls(
             max_headers=http.max_headers,
             max_header_bytes=http.max_header_bytes,
+            max_target_bytes=http.max_target_bytes,
+            hosts=AllowedHosts.of(http.allowed_hosts),
             max_json_depth=None if http.strict_json is False else http.max_json_depth,
             max_json_values=http.max_json_values,
             refuses_unclear_text=True,
@@ -64,6 +71,10 @@ class InputRules:
         """Return what is wrong with the head of a request, if anything is."""
         if self._has_large_head(scope["headers"]):
             return HTTPException(431)
+        if self._has_long_target(scope):
+            return HTTPException(414)
+        if self.hosts.refuses(scope):
+            return HTTPException(421)
         if self.refuses_unclear_text and _is_unclear_address(scope):
             return _refusal(400, code="malformed_address", detail=f"The path and the query {_TEXT}")
         return None
@@ -81,6 +92,12 @@ class InputRules:
         if media_type == "application/x-www-form-urlencoded" and self.refuses_unclear_text:
             return _check_form
         return None
+
+    def _has_long_target(self, scope: Scope) -> bool:
+        if self.max_target_bytes is None:
+            return False
+        path = scope.get("raw_path") or scope["path"]
+        return len(path) + len(scope["query_string"]) > self.max_target_bytes
 
     def _has_large_head(self, headers: list[tuple[bytes, bytes]]) -> bool:
         if self.max_headers is not None and len(headers) > self.max_headers:

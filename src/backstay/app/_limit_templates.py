@@ -18,6 +18,7 @@ from uuid import UUID
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Scope
 
+from backstay.app._principals import principal_of
 from backstay.errors import ConfigurationError, UsageError, did_you_mean
 
 __all__ = ["LimitTemplate"]
@@ -26,7 +27,8 @@ _FIELD: Final = re.compile(r"\{([^{}]*)\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PART_OF_REQUEST: Final = re.compile(r"(header|query)\.([A-Za-z0-9_-]+)")
 _LITERAL: Final = re.compile(r"[A-Za-z0-9 _.:/@+=,;-]*")
-_LATER: Final = frozenset({"principal", "api_key"})
+_CALLER: Final = frozenset({"principal", "api_key"})
+_ANY_REQUEST: Final = frozenset({"ip"}) | _CALLER
 _LONGEST_VALUE: Final = 64
 _IPV6_SITE_BITS: Final = 64
 
@@ -63,8 +65,15 @@ class LimitTemplate:
             raise ConfigurationError("A rate limit needs a template of keys, such as 'login:{ip}'.")
         for field in parts[1::2]:
             _check_field(field, text)
-        names = frozenset(field for field in parts[1::2] if _NAME.fullmatch(field) and field != "ip")
+        names = frozenset(
+            field for field in parts[1::2] if _NAME.fullmatch(field) and field not in _ANY_REQUEST
+        )
         return cls(text, names, parts)
+
+    @property
+    def asks_who_calls(self) -> bool:
+        """Whether it counts by the caller, who has to be looked at first."""
+        return not _CALLER.isdisjoint(self._parts[1::2])
 
     def expand(self, scope: Scope | None, given: Mapping[str, object]) -> str:
         """Return the key of a request.
@@ -92,6 +101,8 @@ class LimitTemplate:
             raise UsageError(f"The rate limit {self.text!r} needs a request, or a value for {field!r}.")
         if field == "ip":
             return _encode(_site_of(scope))
+        if field in _CALLER:
+            return _encode(_caller_of(scope, field))
         found = _PART_OF_REQUEST.fullmatch(field)
         if found is not None:
             return _read_part(scope, found[1], found[2])
@@ -103,12 +114,6 @@ class LimitTemplate:
 
 
 def _check_field(field: str, text: str) -> None:
-    if field in _LATER:
-        raise ConfigurationError(
-            f"The rate limit {text!r} asks for {{{field}}}, which backstay does not know yet.",
-            hint="Use {header.authorization} or {header.x-api-key}, or give the value in the route: "
-            "await limit.hit(user_id=user.id).",
-        )
     if _NAME.fullmatch(field) is None and _PART_OF_REQUEST.fullmatch(field) is None:
         raise ConfigurationError(
             f"The rate limit {text!r} has the field {{{field}}}; a field is a name, {{header.x-tenant}} or "
@@ -133,6 +138,14 @@ def _site_of(scope: Scope) -> str | None:
         return host
     mapped = address.ipv4_mapped
     return str(mapped or IPv6Network((int(address), _IPV6_SITE_BITS), strict=False))
+
+
+def _caller_of(scope: Scope, field: str) -> str | None:
+    """Return the caller's subject, or the id of its API key; all callers that have none count together."""
+    principal = principal_of(scope)
+    if principal is None:
+        return None
+    return principal.subject if field == "principal" else principal.key_id
 
 
 def _read_part(scope: Scope, part: str, name: str) -> str:

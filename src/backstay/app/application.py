@@ -16,6 +16,9 @@ from backstay.app._idempotent_operations import check_idempotent_routes
 from backstay.app._input_rules import InputRules
 from backstay.app._limited_routes import check_limits, require_shared_counters
 from backstay.app._named_clients import check_clients
+from backstay.app._own_routes import add_identity
+from backstay.app._route_policies import check_identity, check_policies, demands_policies, drop_markers
+from backstay.app.accounts import Accounts
 from backstay.app.documentation import add_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
@@ -24,6 +27,7 @@ from backstay.app.metrics import add_metrics
 from backstay.app.middleware import BackstayMiddleware
 from backstay.app.openapi import refine_openapi
 from backstay.app.problems import ProblemShape, add_problem_handlers, problem_response
+from backstay.app.response_headers import security_headers
 from backstay.app.time_limits import TimeLimits
 from backstay.logging import Processor
 from backstay.settings import Settings
@@ -54,13 +58,7 @@ class FastAPIOptions(TypedDict, total=False):
     redirect_slashes: bool
 
 
-_SECURITY_HEADERS = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("Referrer-Policy", "no-referrer"),
-)
 _EXPOSED_HEADERS = ("ETag", REPLAYED_HEADER, "RateLimit", "RateLimit-Policy", "Retry-After")
-_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
 def create_app(  # noqa: PLR0913  each is an option of its own, and all but one have a default
@@ -71,6 +69,9 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     health_checks: Sequence[HealthCheck] = (),
     problem_shape: ProblemShape = problem_response,
     log_processors: Sequence[Processor] = (),
+    public_paths: Sequence[str] = (),
+    accounts: Accounts | None = None,
+    api_keys: bool = False,
     **options: Unpack[FastAPIOptions],
 ) -> FastAPI:
     """Return a FastAPI app whose parts commit, fail and shut down together.
@@ -82,6 +83,11 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         health_checks: Asked by `/readyz` beside the database.
         problem_shape: Makes the body of every error; an RFC 9457 problem document unless replaced.
         log_processors: See and change each log event before it is redacted.
+        public_paths: The paths of mounts and plain Starlette routes, which cannot say `public` themselves.
+            Who may call what is behind them is then no business of backstay's.
+        accounts: The service's users, as logging in has to know them. With them the app has the routes that
+            issue tokens and change passwords.
+        api_keys: Whether API keys are good as bearer tokens.
         **options: Passed on to `FastAPI`.
 
     Raises:
@@ -103,13 +109,14 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
         **options,
     )
     installation = install(app, settings, health_checks=health_checks)
-    installation.response_headers = _response_headers(settings)
+    installation.response_headers = security_headers(is_exposed=settings.environment == "production")
     installation.max_body_bytes = settings.http.max_body_bytes
     installation.input_rules = InputRules.of_created(settings)
     installation.time_limits = TimeLimits.of_created(settings)
     installation.log_processors = tuple(log_processors)
+    installation.is_created, installation.public_paths = True, tuple(public_paths)
     add_problem_handlers(app, shape=problem_shape)
-    for router in routers:
+    for router in (*add_identity(installation, accounts, api_keys=api_keys), *routers):
         app.include_router(router)
     check_idempotent_routes(app.routes)
     check_limits(app)
@@ -130,7 +137,11 @@ def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthC
     app.state.backstay = installation
     app.add_middleware(BackstayMiddleware, installation=installation, between=_cross_origin(settings))
     app.router.lifespan_context = _lifespan_around(app.router.lifespan_context, installation)
-    add_health(app, lambda: (*installation.checks(), *health_checks))
+    add_health(
+        app,
+        lambda: (*installation.checks(), *health_checks),
+        is_draining=lambda: installation.stopping.is_draining,
+    )
     add_metrics(app, lambda: installation.observation)
     return installation
 
@@ -148,18 +159,20 @@ def _lifespan_around(inner: Any, installation: Installation) -> Any:
         require_shared_counters(app, installation.settings)
         require_shared_cache(installation.settings)
         check_clients(app, installation.settings)
+        _settle_policies(app, installation)
         async with installation.running(), inner(app) as state:
+            _settle_policies(app, installation)  # of what the app's own lifespan has added
             yield state
 
     return lifespan
 
 
-def _response_headers(settings: Settings) -> tuple[tuple[str, str], ...]:
-    return (
-        (*_SECURITY_HEADERS, _TRANSPORT_SECURITY)
-        if settings.environment == "production"
-        else _SECURITY_HEADERS
-    )
+def _settle_policies(app: FastAPI, installation: Installation) -> None:
+    if demands_policies(installation.settings, is_created=installation.is_created):
+        check_policies(app, public_paths=installation.public_paths)
+    if installation.identity_options is None:
+        check_identity(app)
+    drop_markers(app)
 
 
 def _cross_origin(settings: Settings) -> tuple[Callable[[ASGIApp], ASGIApp], ...]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from math import inf
 from pathlib import Path
 
+from backstay.app._route_policies import demands_policies
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import block_limit, serves_metrics
 from backstay.app.time_limits import TimeLimits
@@ -53,6 +54,7 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_cross_origin(),
         *explainer.explain_policy(has_policy=has_policy),
         explainer.explain_transport_security(has_policy=has_policy),
+        explainer.explain_route_policies(has_policy=has_policy),
         explainer.explain_deadline(has_policy=has_policy),
         explainer.explain_idempotency(idempotent_routes),
         explainer.explain_cache(),
@@ -66,6 +68,8 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_slow_queries(),
         explainer.explain_blocked_loop(),
         explainer.explain_proxies(),
+        explainer.explain_hosts(has_policy=has_policy),
+        explainer.explain_connections(),
         explainer.explain_debug(),
     ]
 
@@ -129,8 +133,14 @@ class _Explainer:
     def _explain_strict_json(self, *, is_default: bool) -> Part:
         chosen = self._settings.http.strict_json
         part = self._decide("strict JSON", "http.strict_json", is_on=is_default if chosen is None else chosen)
-        made = "create_app() made the app" if is_default else "install() met the app"
-        return replace(part, reason=f"{part.reason} and {made}") if chosen is None else part
+        return _with_maker(part, is_created=is_default) if chosen is None else part
+
+    def explain_route_policies(self, *, has_policy: bool) -> Part:
+        chosen = self._settings.http.require_policies
+        is_on = demands_policies(self._settings, is_created=has_policy)
+        part = self._decide("route policies", "http.require_policies", is_on=is_on)
+        part = replace(part, state="each route has to say who may call it" if is_on else "off")
+        return _with_maker(part, is_created=has_policy) if chosen is None else part
 
     def explain_transport_security(self, *, has_policy: bool) -> Part:
         is_on = has_policy and self._is_production
@@ -242,6 +252,22 @@ class _Explainer:
             "server.trusted_proxies",
         )
 
+    def explain_hosts(self, *, has_policy: bool) -> Part:
+        name, setting, hosts = "hosts", "http.allowed_hosts", self._settings.http.allowed_hosts
+        if not has_policy:
+            return _installed(name, "install() changes no answer of an existing app; create_app() has it")
+        state = f"answers to {', '.join(hosts)}" if hosts else "answers to any name"
+        return Part(name, bool(hosts), state, self._tell(setting), setting)
+
+    def explain_connections(self) -> Part:
+        setting = "server.header_timeout"
+        values = [
+            self._origins[f"server.{name}"].value
+            for name in ("header_timeout", "body_timeout", "stall_timeout")
+        ]
+        state = "heads within {}, bodies within {}, stalled ones closed after {}".format(*values)
+        return Part("connections", True, state, self._tell(setting), setting)
+
     def explain_debug(self) -> Part:
         return self._decide("tracebacks to callers", "debug", is_on=self._settings.debug)
 
@@ -279,6 +305,11 @@ class _Explainer:
 
 def _installed(name: str, reason: str) -> Part:
     return Part(name, False, "off", reason, None)
+
+
+def _with_maker(part: Part, *, is_created: bool) -> Part:
+    made = "create_app() made the app" if is_created else "install() met the app"
+    return replace(part, reason=f"{part.reason} and {made}")
 
 
 def _word(is_on: bool) -> str:

@@ -20,11 +20,13 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from backstay import events
+from backstay.app._principals import find_owner
 from backstay.app.conditions import Condition
 from backstay.app.dependencies import find_unit
 from backstay.db import AsyncSession
 from backstay.db.records import KeyRecords, RequestKey, StoredResponse
 from backstay.errors import BadRequestError, KeyInUseError, KeyReusedError, UsageError
+from backstay.security import Principal
 
 __all__ = [
     "KEY_HEADER",
@@ -41,6 +43,7 @@ KEY_HEADER: Final = "Idempotency-Key"
 REPLAYED_HEADER: Final = "Idempotency-Replayed"
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_LONGEST_OWNER: Final = 200
 _LARGEST_BODY_BYTES: Final = 1024 * 1024
 # What describes the answer. Cookies and whatever else is meant for one request are not given again.
 _STORED_HEADERS: Final = frozenset(
@@ -197,14 +200,25 @@ async def _claim(request: Request, *, is_required: bool) -> None:
     exchange = request.scope["backstay.exchange"]
     if key is None or exchange.claim is not None:
         return
+    owner = await find_owner(request)
     session = unit.session(request.scope)
-    # Whose key it is: everybody's, until requests have principals.
-    owned = RequestKey("", request.method, exchange.route or request.scope["path"], key)
+    owned = RequestKey(_name_owner(owner), request.method, exchange.route or request.scope["path"], key)
     fingerprint = await _fingerprint(request)
     stored = await _find_answer(exchange, session, owned, fingerprint)
     if stored is not None:
         exchange.stop(ReplayedError(stored))
     exchange.claim = Claim(exchange.key_records, session, owned)
+
+
+def _name_owner(owner: Principal | None) -> str:
+    """Return whose key it is: nobody's in particular, or the caller's."""
+    if owner is None:
+        return ""
+    return (
+        owner.subject
+        if len(owner.subject) <= _LONGEST_OWNER
+        else hashlib.sha256(owner.subject.encode()).hexdigest()
+    )
 
 
 def _read_key(request: Request) -> str | None:

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute
 
@@ -22,6 +23,7 @@ from backstay.app.idempotency import KeyTurns
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import Observation
 from backstay.app.runtime import Runtime, open_runtime
+from backstay.app.stopping import Stopping
 from backstay.app.time_limits import TimeLimits
 from backstay.db import Database
 from backstay.db.migrations import Migrations
@@ -31,6 +33,10 @@ from backstay.errors import UsageError
 from backstay.logging import EventDict, Processor, configure_logging
 from backstay.settings import Settings
 from backstay.telemetry.traces import add_span_ids
+
+if TYPE_CHECKING:
+    # What opens these takes long to import, and is only imported for an app that has accounts or API keys.
+    from backstay.app._identity import Identity, IdentityOptions
 
 __all__ = ["Installation"]
 
@@ -58,6 +64,11 @@ class Installation:
         self.input_rules = InputRules.of_installed(settings)
         self.time_limits = TimeLimits.of_installed(settings)
         self.log_processors: tuple[Processor, ...] = ()
+        self.stopping = Stopping(self.in_flight)
+        self.is_created = False
+        self.identity_options: IdentityOptions | None = None
+        self.identity: Identity | None = None
+        self.public_paths: tuple[str, ...] = ()
 
     @property
     def request_id_header(self) -> str:
@@ -104,7 +115,8 @@ class Installation:
     def library_tables(self) -> LibraryTables:
         """The library's own tables that the service needs."""
         tables = (idempotency_table,) if self.idempotent_routes else ()
-        return (*tables, *outbox_tables(self.settings))
+        of_identity = () if self.identity_options is None else self.identity_options.tables
+        return (*tables, *of_identity, *outbox_tables(self.settings))
 
     @property
     def migrations(self) -> Migrations:
@@ -132,6 +144,8 @@ class Installation:
             await self._bring_schema_up(runtime.database)
             await check_connections(runtime.database, workers=self.settings.server.workers)
             await stack.enter_async_context(relaying(runtime))
+            if self.identity_options is not None:
+                self.identity = await stack.enter_async_context(self.identity_options.running(runtime))
             self.runtime, self.observation = runtime, observation
             self._turns.clear()  # locks belong to the event loop that used them
             self.key_turns = KeyTurns(self.settings.idempotency.wait)
@@ -142,11 +156,13 @@ class Installation:
                 *self._expiry(runtime),
             )
             try:
-                yield runtime
+                with self.stopping.listening(self.settings):
+                    yield runtime
             finally:
+                runtime.background.limit_grace(self.stopping.seconds_left())
                 for task in tasks:
                     task.cancel()
-                self.runtime = self.observation = None
+                self.runtime = self.observation = self.identity = None
 
     @asynccontextmanager
     async def _observed(self, runtime: Runtime) -> AsyncIterator[Observation]:
@@ -208,11 +224,13 @@ class Installation:
 
 
 def add_request(logger: object, method: str, event: EventDict) -> EventDict:
-    """Put the current request's id, route and trace id into a log event."""
+    """Put the current request's id, route, trace id and caller into a log event."""
     exchange = current_exchange.get()
     if exchange is not None:
         event.setdefault("request_id", exchange.request_id)
         event.setdefault("route", exchange.route)
         if exchange.trace_id is not None:
             event.setdefault("trace_id", exchange.trace_id)
+        if exchange.principal is not None:
+            event.setdefault("principal", exchange.principal.subject)
     return event

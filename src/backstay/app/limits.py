@@ -16,6 +16,7 @@ from backstay import events
 from backstay.app._in_flight import current_exchange
 from backstay.app._limit_record import LimitRecord, whole_seconds
 from backstay.app._limit_templates import LimitTemplate
+from backstay.app._principals import find_owner
 from backstay.app.runtime import current_runtime
 from backstay.cache.limits import Quota, Verdict, WhenUnavailable, parse_duration
 from backstay.errors import ConfigurationError, RateLimitedError
@@ -122,6 +123,8 @@ class LimitCheck:
 
     async def hit(self, scope: Scope | None, record: LimitRecord | None, values: dict[str, object]) -> None:
         """Count a hit, or raise when it is one too many."""
+        if scope is not None and self.template.asks_who_calls:
+            await find_owner(HTTPConnection(scope))
         key = self._prefix + self.template.expand(scope, values)
         verdict = await self._judge(key, record)
         if record is not None:

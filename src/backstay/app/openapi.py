@@ -18,6 +18,7 @@ from backstay.app._conditional_operations import describe_conditions
 from backstay.app._idempotent_operations import describe_idempotency
 from backstay.app._limited_routes import describe_limits
 from backstay.app._operation_ids import name_operations
+from backstay.app._secured_operations import describe_security
 from backstay.app.problems import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 
 __all__ = ["refine_openapi"]
@@ -66,6 +67,7 @@ def _refine(document: _Json, app: FastAPI, *, has_problems: bool) -> None:
     describe_conditions(document, app.routes)
     describe_idempotency(document, app.routes)
     describe_limits(document, app.routes)
+    describe_security(document, app)
     if has_problems:
         _describe_problems(document, schemas)
     document["components"]["schemas"] = dict(sorted(schemas.items()))

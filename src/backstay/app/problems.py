@@ -60,6 +60,7 @@ __all__ = [
     "problem_of",
     "problem_response",
     "render_problem",
+    "standard_problem",
 ]
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
@@ -142,6 +143,18 @@ def problem_of(error: Exception, request: Request) -> ProblemFacts:
     return ProblemFacts(_problem(500, request_id, {}))
 
 
+def standard_problem(status: int, *, detail: str, request_id: str, code: str | None = None) -> Problem:
+    """Return the document for a status, for answers that are made without a request of the app.
+
+    Args:
+        status: Decides the title, and the code unless there is a special one.
+        detail: What is wrong this time.
+        request_id: Names it in the logs.
+        code: Instead of the status's own.
+    """
+    return _problem(status, request_id, {"detail": detail} | ({"code": code} if code else {}))
+
+
 def add_problem_handlers(app: FastAPI, *, shape: ProblemShape = problem_response) -> None:
     """Answer every error of `app` with a problem document, except where it has a handler of its own.
 
@@ -194,7 +207,12 @@ async def render_problem(request: Request, error: Exception, *, meaning: Excepti
 
 # ---------------------------------------------------------------- errors into problems
 
-_TITLES: Final = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+_TITLES: Final = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 _CODES: Final = {
     kind.status: kind.code
     for kind in (

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
+from backstay import json
 from backstay.background import Supervisor
 from backstay.cache._memory import MemoryStore
 from backstay.cache._protocol import Note, Step, prepare, settle
@@ -94,7 +94,7 @@ class Commits:
 
         async def note(tags: Sequence[str]) -> None:
             self._expect(announcement)
-            await transaction.note(OUTBOX_TOPIC, json.dumps(tags))
+            await transaction.note(OUTBOX_TOPIC, json.dumps(tags).decode())
 
         await self._perform(steps, note, failure="prepare")
 
@@ -177,7 +177,7 @@ class Commits:
                     "`database.transaction()`, or `asyncio.to_thread`."
                 )
             self._expect(announcement)
-            transaction.note_blocking(OUTBOX_TOPIC, json.dumps(announcement.tags))
+            transaction.note_blocking(OUTBOX_TOPIC, json.dumps(announcement.tags).decode())
             return
         noted: list[Sequence[str]] = []
 
@@ -187,7 +187,7 @@ class Commits:
         self._wait_for(self._perform(steps, note, failure="prepare"))
         if noted:
             self._expect(announcement)
-            transaction.note_blocking(OUTBOX_TOPIC, json.dumps(announcement.tags))
+            transaction.note_blocking(OUTBOX_TOPIC, json.dumps(announcement.tags).decode())
 
     def settle_blocking(self, transaction: Transaction, outcome: Outcome) -> None:
         """Tell the store how it ended."""
@@ -247,7 +247,7 @@ class Commits:
 
     async def deliver(self, payloads: Sequence[str]) -> None:
         """Forget what notes of the outbox name; raises when the store does not answer."""
-        tags = {tag for payload in payloads for tag in json.loads(payload)}
+        tags = {tag for payload in payloads for tag in cast("list[str]", json.loads(payload))}
         await self._store.forget(_merge_rows(tags), token=token_hex(8))
 
 

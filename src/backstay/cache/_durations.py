@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Final
 
 from backstay.errors import ConfigurationError
+from backstay.settings import read_span
 
 __all__ = ["parse_duration"]
 
-_PART: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d|w)")
-_UNITS: Final = {
-    "ms": timedelta(milliseconds=1),
-    "s": timedelta(seconds=1),
-    "m": timedelta(minutes=1),
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-}
 _EXAMPLES: Final = "such as '500ms', '15m', '1.5h', '1h30m' or '1w'"
 
 
@@ -41,6 +32,4 @@ def parse_duration(duration: str | timedelta, *, of: str) -> timedelta:
 
 
 def _parse(text: object) -> timedelta | None:
-    if not isinstance(text, str) or not re.fullmatch(rf"(?:{_PART.pattern})+", text.strip()):
-        return None
-    return sum((float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text)), timedelta(0))
+    return read_span(text.strip()) if isinstance(text, str) else None

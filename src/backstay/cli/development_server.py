@@ -45,6 +45,7 @@ def serve_project(  # noqa: PLR0913  what the watching process knows
     try:
         loaded = load_app(project)
         loaded.installation.configure_logging()
+        loaded.installation.stopping.limit_grace(_GRACE)
         is_first = listener is None
         listener = listener or bind(loaded.settings, host=host, port=port)
         config = make_config(AppFactory(project, traceback=traceback), loaded.settings, grace=_GRACE)

@@ -11,6 +11,7 @@ import typer
 
 from backstay.cli.cache_commands import cache_commands
 from backstay.cli.database_commands import database_commands
+from backstay.cli.keys_commands import keys_commands
 from backstay.cli.messages import complain, reporting, silence_output
 from backstay.cli.options import AppOption, HostOption, PortOption, TracebackOption, explain_when_alone
 from backstay.errors import did_you_mean
@@ -125,6 +126,7 @@ def run(
 
 app.add_typer(database_commands, name="db")
 app.add_typer(cache_commands, name="cache")
+app.add_typer(keys_commands, name="keys")
 
 
 @app.command()
@@ -152,6 +154,31 @@ def _read_duration(value: str) -> timedelta:
     if duration < timedelta(seconds=1):
         raise typer.BadParameter(f"{value} is too short; a run takes at least 1s")
     return duration
+
+
+@app.command()
+def check(
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Look at what matters in production too, with these settings.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROW", help="A check to leave out, such as S37; may come again.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON, for machines.")] = False,
+    app: AppOption = None,
+    traceback: TracebackOption = False,
+) -> None:
+    """Tell whether the app can be served, and with --deploy what it lacks before it faces the world.
+
+    Ends with 1 when something is found.
+    """
+    from backstay.cli.check import check as check_app
+
+    with reporting(traceback=traceback):
+        raise typer.Exit(check_app(app, deploy=deploy, ignored=ignore or (), as_json=as_json))
 
 
 @app.command()

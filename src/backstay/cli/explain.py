@@ -7,6 +7,7 @@ from dataclasses import asdict
 import typer
 
 from backstay.app._limited_routes import LimitedRoute, limited_routes
+from backstay.app._route_policies import RoutePolicy, route_policies
 from backstay.app.explanation import Part, parts
 from backstay.cli.project import LoadedApp, enter_project, load_app
 from backstay.json import dumps
@@ -35,6 +36,7 @@ def explain(app: str | None, *, as_json: bool) -> None:
     typer.echo()
     for part in _list_parts(loaded):
         typer.echo(part)
+    _write_policies(_list_policies(loaded))
     _write_limits(limited_routes(loaded.asgi))
 
 
@@ -43,6 +45,7 @@ def _describe(loaded: LoadedApp, origins: list[SettingOrigin]) -> dict[str, obje
         "app": loaded.project.reference,
         "settings": [asdict(origin) for origin in origins],
         "parts": [asdict(part) for part in _list_parts(loaded)],
+        "policies": [asdict(policy) for policy in _list_policies(loaded)],
         "limits": [asdict(limit) for limit in limited_routes(loaded.asgi)],
     }
 
@@ -55,6 +58,10 @@ def _list_parts(loaded: LoadedApp) -> list[Part]:
     )
 
 
+def _list_policies(loaded: LoadedApp) -> list[RoutePolicy]:
+    return route_policies(loaded.asgi, public_paths=loaded.installation.public_paths)
+
+
 def _write_settings(origins: list[SettingOrigin]) -> None:
     rows = [(one.name, one.value or "empty", one.variable, one.source) for one in origins]
     if sys.stdout.isatty():
@@ -63,6 +70,13 @@ def _write_settings(origins: list[SettingOrigin]) -> None:
         print_table(("setting", "value", "variable", "origin"), rows)
     else:
         _write_columns(rows)
+
+
+def _write_policies(policies: list[RoutePolicy]) -> None:
+    if policies:
+        typer.echo()
+    for one in policies:
+        typer.echo(one)
 
 
 def _write_limits(limits: list[LimitedRoute]) -> None:

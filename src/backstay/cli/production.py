@@ -22,6 +22,8 @@ from backstay.telemetry import counting_together
 
 __all__ = ["serve_production"]
 
+_LOOK_SECONDS = 0.1
+
 _logger = logging.getLogger("backstay.cli")
 
 
@@ -120,3 +122,17 @@ class _Workers(Multiprocess):
         for listener in self.sockets:
             listener.close()
         super().terminate_all()
+
+    def join_all(self) -> None:
+        """Wait for the workers to end; a signal that comes meanwhile is for them."""
+        for process in self.processes:
+            while process.process.is_alive():
+                process.process.join(_LOOK_SECONDS)
+                if self.signal_queue:
+                    self.signal_queue.clear()
+                    self._tell_all()
+
+    def _tell_all(self) -> None:
+        for process in self.processes:
+            if process.process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGTERM)

@@ -17,12 +17,16 @@ from backstay.cli.outages import explain_database_error, outlive_drivers
 from backstay.cli.processes import stop_with_parent
 from backstay.cli.project import LoadedApp, Project, load_app
 from backstay.errors import ConfigurationError
+from backstay.server import HttpProtocol
 from backstay.settings import Settings
 
 __all__ = ["AppFactory", "bind", "describe_address", "make_config"]
 
 _BACKLOG = 2048
 """Connections that wait to be accepted; Uvicorn's own default."""
+
+_ENDING_SECONDS = 5
+"""How long after the grace requests that the app itself has ended may take to end."""
 
 _WORKER_SECONDS = 30
 """How long a worker may import the app, on a busy machine, before it is taken for dead."""
@@ -61,7 +65,7 @@ class _Service:
     """The app as Uvicorn gets it: a failed start is one message, not a traceback in the middle of the log."""
 
     def __init__(self, loaded: LoadedApp, factory: AppFactory) -> None:
-        self._app = loaded.asgi
+        self.app = loaded.asgi  # as middlewares call what is inside of them
         self._settings = loaded.settings
         self._factory = factory
 
@@ -69,7 +73,7 @@ class _Service:
         # Not async: requests go straight on to the app.
         if scope["type"] == "lifespan":
             return self._live(scope, receive, send)
-        return self._app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
@@ -81,7 +85,7 @@ class _Service:
                 await send(message)
 
         try:
-            await self._app(scope, receive, send_all_but_failure)
+            await self.app(scope, receive, send_all_but_failure)
         except Exception as error:
             if has_started:
                 raise
@@ -100,7 +104,7 @@ def make_config(
         factory,
         factory=True,
         interface="asgi3",
-        http="httptools",
+        http=HttpProtocol,
         lifespan="on",
         workers=workers,
         log_config=None,
@@ -110,7 +114,7 @@ def make_config(
         forwarded_allow_ips=list(server.trusted_proxies),
         root_path=server.root_path,
         timeout_worker_healthcheck=_WORKER_SECONDS,
-        timeout_graceful_shutdown=max(1, math.ceil(grace.total_seconds())),
+        timeout_graceful_shutdown=math.ceil(grace.total_seconds()) + _ENDING_SECONDS,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 from sqlalchemy.util.concurrency import await_
 
+from backstay.db._address import move_options
 from backstay.deadline import seconds_left
 
 __all__ = ["connect_postgresql", "ping"]
@@ -50,6 +51,7 @@ def _limit_statements() -> str:
 async def connect_postgresql(*args: Any, **kwargs: Any) -> asyncpg.Connection[Any]:
     """Connect; a server that cannot be reached has a SQLSTATE too, so that nobody guesses from an OSError."""
     timeout = seconds_left(at_most=_CONNECT_SECONDS)
+    move_options(kwargs)
     try:
         return await asyncpg.connect(*args, **kwargs, timeout=timeout, connection_class=_Connection)
     except (OSError, TimeoutError) as error:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from backstay import json
+from backstay.db._address import refuse_unknown_options
 from backstay.db._driver import connect_postgresql, ping
 from backstay.db._pool import DeadlinePool, WatchedPool
 from backstay.db._quiet import ask_quietly
@@ -48,6 +49,8 @@ def resolve_url(settings: DatabaseSettings) -> URL:
         raise ConfigurationError(
             f"The setting database.url names {backend!r}, which is not supported.", hint=_EXAMPLES
         )
+    if backend == "postgresql":
+        refuse_unknown_options(url)
     return url.set(drivername=backend)
 
 

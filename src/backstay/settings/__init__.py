@@ -3,6 +3,7 @@
 from pydantic_settings import SettingsConfigDict
 
 from backstay.settings._variables import UnknownVariable
+from backstay.settings.durations import read_span
 from backstay.settings.explain import SettingOrigin, SettingRedactor, environment_example, explain_settings
 from backstay.settings.sections import (
     CacheSettings,
@@ -18,7 +19,9 @@ from backstay.settings.sections import (
     SettingsSection,
     TelemetrySettings,
 )
+from backstay.settings.security import SecuritySettings
 from backstay.settings.settings import Settings, unknown_variables
+from backstay.settings.strength import find_weak_secrets
 
 __all__ = [
     "CacheSettings",
@@ -30,6 +33,7 @@ __all__ = [
     "LoggingSettings",
     "MigrationSettings",
     "SecretUrl",
+    "SecuritySettings",
     "ServerSettings",
     "SettingOrigin",
     "SettingRedactor",
@@ -40,5 +44,7 @@ __all__ = [
     "UnknownVariable",
     "environment_example",
     "explain_settings",
+    "find_weak_secrets",
+    "read_span",
     "unknown_variables",
 ]

@@ -96,7 +96,7 @@ def _word(details: ErrorDetails, *, secrets: Sequence[str]) -> str:
     if details["type"] == "missing":
         return "is required"
     if details["type"] == "time_delta_parsing":
-        return "must be a duration such as 250ms, 2s, 15m, 1h or 1d"
+        return "must be a duration such as 250ms, 2s, 15m, 1h30m or 1d"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     if details["type"] in _WORDY:
         message = message.partition(",")[0]
@@ -180,9 +180,23 @@ def list_refusals(settings: BaseModel, sources: Mapping[str, str]) -> Iterator[s
             f"{fields['database.url'].variable} is a SQLite database in memory, which production refuses: "
             "it forgets everything at the stop."
         )
+    yield from _list_security_refusals(fields, values)
     for field in fields.values():
         if field.is_single and field.is_secret:
             yield from _list_secret_refusals(settings, field, sources, service=values["name"])
+
+
+def _list_security_refusals(fields: Mapping[str, SettingField], values: Mapping[str, Any]) -> Iterator[str]:
+    issuer = values["security.issuer"]
+    if issuer is not None and not issuer.startswith("https://"):
+        yield f"{fields['security.issuer'].variable} must start with https:// in production."
+    for name, least in _ARGON2_FLOORS.items():
+        if values[name] < least:
+            yield f"{fields[name].variable}={values[name]} is refused in production: {least} is the least."
+
+
+# OWASP's password storage cheat sheet, the smallest parameters for Argon2id.
+_ARGON2_FLOORS: Final = {"security.argon2_memory_kib": 19_456, "security.argon2_time_cost": 2}
 
 
 def _list_secret_refusals(

@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
+from backstay.settings.durations import read_span
+
 __all__ = [
     "CacheSettings",
     "ClientName",
@@ -50,17 +52,16 @@ SecretUrl = Annotated[SecretStr, UrlMarker]
 def _parse_duration(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = _DURATION.fullmatch(value.strip())
-    if found is None:
-        return value
-    return timedelta(**{_DURATION_UNITS[found["unit"] or "s"]: float(found["amount"])})
+    text = re.sub(r"(?<=\d)\s+(?=[a-z])", "", value.strip())
+    span = read_span(f"{text}s" if text[-1:].isdigit() else text)
+    return value if span is None else span
 
-
-_DURATION: Final = re.compile(r"(?P<amount>\d{1,9}(?:\.\d{1,6})?)\s*(?P<unit>ms|s|m|h|d)?")
-_DURATION_UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration), Field(ge=timedelta(0))]
-"""A timedelta; in the environment `250ms`, `2s`, `15m`, `1h`, `1d`, a number of seconds, or ISO 8601."""
+"""A timedelta; in the environment `250ms`, `2s`, `1h30m`, `1d`, `1w`, a number of seconds, or ISO 8601."""
+
+PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
+"""A duration that is not 0."""
 
 
 class DatabaseSettings(SettingsSection):
@@ -257,6 +258,17 @@ class HttpSettings(SettingsSection):
         ge=1,
         description="A request whose header lines are longer together is answered with 431.",
     )
+    max_target_bytes: int = Field(
+        default=8 * 1024,
+        ge=1,
+        description="A request whose path and query are longer together is answered with 414.",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="The names that callers may call the service by, without a port; *.shop.example for all "
+        "below one. Others are answered with 421. Unset: any.",
+        examples=["shop.example,*.shop.example"],
+    )
     max_form_fields: int = Field(
         default=200, ge=0, description="A form with more fields that are no files is answered with 400."
     )
@@ -265,6 +277,11 @@ class HttpSettings(SettingsSection):
         default=None,
         description="Refuse JSON bodies that readers understand in several ways, such as a name that stands "
         "twice. Unset: on for apps that create_app makes.",
+    )
+    require_policies: bool | None = Field(
+        default=None,
+        description="Refuse to start when a route does not say who may call it. Unset: on for apps that "
+        "create_app makes.",
     )
     max_json_depth: int = Field(
         default=32,
@@ -293,6 +310,16 @@ class HttpSettings(SettingsSection):
         description="The header in which callers at server.trusted_proxies say how many milliseconds they "
         "wait; it only shortens the deadline. Empty: nobody can.",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_HOST.fullmatch, hosts)):
+            raise ValueError("must be names without scheme and port, such as shop.example or *.shop.example")
+        return hosts
+
+
+_HOST: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 
 
 class IdempotencySettings(SettingsSection):
@@ -402,6 +429,33 @@ class ServerSettings(SettingsSection):
     grace: Duration = Field(
         default=timedelta(seconds=30),
         description="How long a stopping service finishes the requests it has accepted.",
+    )
+    drain: Duration | None = Field(
+        default=None,
+        description="How long a service that is told to stop still takes requests, while /readyz says 503 "
+        "already: twice what the proxies need to notice. Unset: 10s in production, 0 elsewhere.",
+        examples=["20s"],
+    )
+    header_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=5),
+        description="How long a new connection may take until it has sent a request's head, and each later "
+        "head from its first byte on.",
+    )
+    body_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="How long a request's body may take to arrive."
+    )
+    stall_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=5),
+        description="How long a caller may send or read more slowly than `min_bytes_per_second` before the "
+        "connection is closed.",
+    )
+    min_bytes_per_second: int = Field(
+        default=500, ge=1, description="The bytes a second that a caller sends or reads at the least."
+    )
+    keep_alive: PositiveDuration = Field(
+        default=timedelta(seconds=75),
+        description="How long a connection is kept after an answer. Longer than the proxies keep theirs, or "
+        "they send into one that is being closed.",
     )
     trusted_proxies: tuple[str, ...] = Field(
         default=("127.0.0.1",),

@@ -24,6 +24,7 @@ from backstay.settings.sections import (
     ServerSettings,
     TelemetrySettings,
 )
+from backstay.settings.security import SecuritySettings
 
 __all__ = ["Settings", "unknown_variables"]
 
@@ -89,6 +90,7 @@ class Settings(BaseSettings):
         description="The services that this one calls, by names that you choose.",
         examples=[{"rates": {"base_url": "https://rates.example/v1"}}],
     )
+    security: SecuritySettings = SecuritySettings()
     server: ServerSettings = ServerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

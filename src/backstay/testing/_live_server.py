@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from backstay.server import HttpProtocol
+
 __all__ = ["serve"]
 
 _START_SECONDS = 30
@@ -48,8 +50,9 @@ def serve(app: ASGIApp) -> Iterator[str]:
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=HttpProtocol,
                 lifespan="on",
+                server_header=False,
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=_STOP_SECONDS // 2,
