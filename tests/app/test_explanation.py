@@ -53,6 +53,24 @@ _PRODUCTION: dict[str, Any] = {
             _PRODUCTION | {"http": HttpSettings(docs=True)},
             "documentation: on, because the code sets http.docs",
         ),
+        (
+            "stop",
+            {},
+            "stop: takes no more requests, and finishes them within 30s, "
+            "because SHOP_SERVER__DRAIN is not set and the environment is development",
+        ),
+        (
+            "stop",
+            _PRODUCTION,
+            "stop: takes requests for 10 more seconds, and finishes them within 30s, "
+            "because SHOP_SERVER__DRAIN is not set and the environment is production",
+        ),
+        (
+            "stop",
+            {"server": ServerSettings(drain=timedelta(seconds=4))},
+            "stop: takes requests for 4 more seconds, and finishes them within 30s, "
+            "because the code sets server.drain",
+        ),
         ("hosts", {}, "hosts: answers to any name, because SHOP_HTTP__ALLOWED_HOSTS is not set"),
         (
             "hosts",
