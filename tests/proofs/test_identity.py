@@ -207,7 +207,7 @@ class TestRevocation:
             assert (await client.get("/me", headers=own)).status_code == 200
             await client.post("/oauth/revoke", data={"token": tokens["refresh_token"]})
             # What is cached may be a second old while Redis is away: `cache.coherence` is `available`.
-            after = []
+            after: list[int] = []
             while 401 not in after and len(after) < 40:
                 await asyncio.sleep(0.05)
                 after.append((await client.get("/me", headers=own)).status_code)
