@@ -167,6 +167,9 @@ class Exchange:
             self._count()
             self.call.lift_deadline()  # what runs in the background after the answer has none
         await self._send_outside(message)
+        if message.get("more_body", False):
+            # A stream that waits for nothing would let nobody in, not even the news that its caller has left.
+            await asyncio.sleep(0)
 
     def _mask_span(self) -> None:
         observation = self._installation.observation
