@@ -225,6 +225,17 @@ _PRODUCTION: dict[str, Any] = {
             "because the code sets cache.coherence",
         ),
         (
+            "deadline",
+            {},
+            "deadline: 30 s for each request, because SHOP_HTTP__DEADLINE is not set "
+            "and create_app() made the app",
+        ),
+        (
+            "deadline",
+            {"http": HttpSettings(deadline=timedelta(0))},
+            "deadline: off, because the code sets http.deadline",
+        ),
+        (
             "rate limits",
             {},
             "rate limits: counted by each process, because SHOP_CACHE__URL is not set",
@@ -274,6 +285,7 @@ def test_install_leaves_the_policy_to_the_app() -> None:
         "problem documents",
         "body limit",
         "strict JSON",
+        "deadline",
         "strict transport security",
     ):
         assert not _explain(name, has_policy=False, **_PRODUCTION).is_on
