@@ -1,5 +1,6 @@
 """Each check of a deployment finds what it is for, says what to do, and is quiet when its claim holds."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -348,3 +349,27 @@ def test_a_row_may_be_left_out_by_its_name_only(folder: Path) -> None:
     assert len(check_deployment(service, ignored=["S37", "S38"])) == len(CHECKS) - 2
     with pytest.raises(ConfigurationError, match=r"No check is called 's37'"):
         check_deployment(service, ignored=["s37"])
+
+
+def _rows() -> dict[str, tuple[str, str, str]]:
+    lines = Path("SECURITY.md").read_text().splitlines()
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| S")
+    ]
+    return {row: (claim, by, where) for row, claim, by, where in cells}
+
+
+def test_the_table_of_rows_has_each_row_once_and_says_which_are_checked() -> None:
+    rows = _rows()
+
+    assert list(rows) == [f"S{number}" for number in range(1, 46)]
+    assert {row for row, (_, by, _) in rows.items() if "check" in by} == {check.row for check in CHECKS}
+
+
+def test_what_the_table_names_is_there() -> None:
+    named = {
+        path for *_, where in _rows().values() for path in re.findall(r"`((?:tests|docs)/[^`]+)`", where)
+    }
+
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not Path(path).exists()] == []

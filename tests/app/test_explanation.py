@@ -225,6 +225,17 @@ _PRODUCTION: dict[str, Any] = {
             "because the code sets cache.coherence",
         ),
         (
+            "deadline",
+            {},
+            "deadline: 30 s for each request, because SHOP_HTTP__DEADLINE is not set "
+            "and create_app() made the app",
+        ),
+        (
+            "deadline",
+            {"http": HttpSettings(deadline=timedelta(0))},
+            "deadline: off, because the code sets http.deadline",
+        ),
+        (
             "rate limits",
             {},
             "rate limits: counted by each process, because SHOP_CACHE__URL is not set",
@@ -274,6 +285,7 @@ def test_install_leaves_the_policy_to_the_app() -> None:
         "problem documents",
         "body limit",
         "strict JSON",
+        "deadline",
         "strict transport security",
     ):
         assert not _explain(name, has_policy=False, **_PRODUCTION).is_on
@@ -307,3 +319,24 @@ def test_strict_json_is_told_to_be_on_after_install_when_a_setting_says_so() -> 
     part = _explain("strict JSON", has_policy=False, http=HttpSettings(strict_json=True))
 
     assert (part.is_on, part.setting) == (True, "http.strict_json")
+
+
+def _explain_identity(name: str, **options: bool) -> str:
+    return next(str(part) for part in parts(ShopSettings(), **options) if part.name == name)
+
+
+def test_accounts_say_how_long_tokens_are_good_and_where_the_keys_are() -> None:
+    assert _explain_identity("accounts") == "accounts: off, because create_app() was given none"
+    assert _explain_identity("API keys") == "API keys: off, because create_app() was not asked to"
+    assert _explain_identity("accounts", has_accounts=True) == (
+        "accounts: access tokens are good for 15m, because SHOP_SECURITY__ACCESS_TTL is not set"
+    )
+    assert _explain_identity("signing keys", has_accounts=True) == (
+        "signing keys: made by itself, in a file, because SHOP_SECURITY__KEY_FILE is not set"
+    )
+    in_production = parts(ShopSettings(**_PRODUCTION), has_accounts=True)
+    (keys,) = [part for part in in_production if part.name == "signing keys"]
+    assert (keys.is_on, keys.state) == (False, "none, and so no start")
+    assert _explain_identity("API keys", takes_api_keys=True) == (
+        "API keys: on, because create_app() was given api_keys=True"
+    )

@@ -169,6 +169,29 @@ def test_development_lists_and_rotates_the_keys_that_it_made(backstay: Backstay)
     assert backstay("keys", "list").out.splitlines()[0].startswith(f"{key.key_id}  EdDSA  signs since")
 
 
+def test_the_commands_of_the_guide_do_what_it_says(backstay: Backstay, tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/keys.md").read_text()
+    lines = [
+        line.partition("#")[0].split()
+        for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    ran: list[str] = []
+    ring: Callable[[], KeyRing] | None = None
+    for command, *arguments in lines:
+        if command == "backstay":
+            assert backstay(*arguments).code == 0
+            ran.append(arguments[1])
+        elif command == "mv":
+            ring = KeyFile(Path("keys.json"), is_production=True, clock=lambda: 3.0 * len(ran)).ring
+            stolen = [key.key_id for key in ring().keys]
+            Path(arguments[0]).rename(arguments[1])
+
+    assert ran == ["generate", "rotate", "list", "generate"]
+    assert ring is not None
+    assert [ring().find(key_id, datetime.now(UTC)) for key_id in stolen] == [None, None]
+
+
 def test_the_group_alone_shows_its_help(backstay: Backstay) -> None:
     outcome = backstay("keys")
     assert outcome.code == 2

@@ -144,7 +144,7 @@ def test_the_line_of_an_http_client_has_no_query(lines: Lines) -> None:
     assert "canary" not in lines.read_text()
 
 
-@pytest.mark.parametrize("name", ["httpcore2", "httpcore2.http11", "httpcore", "hpack.hpack"])
+@pytest.mark.parametrize("name", ["httpcore2", "httpcore2.http11", "httpcore", "hpack.hpack", "aiosqlite"])
 def test_headers_of_http_clients_are_not_logged_at_debug(name: str, lines: Lines) -> None:
     logging.getLogger(name).debug("receive_response_headers.complete set-cookie: canary")
 

@@ -88,9 +88,15 @@ def test_a_rotation_may_change_the_algorithm(ring: KeyRing) -> None:
     assert [key.algorithm for key in rotate(ring, now=NOW).keys] == ["EdDSA", "EdDSA"]
 
 
-def test_a_ring_in_which_nothing_signs_says_so(ring: KeyRing) -> None:
-    with pytest.raises(ConfigurationError, match="signs now"):
-        ring.signing_key(NOW - SECOND)
+def test_the_first_key_signs_also_by_a_clock_that_is_behind(ring: KeyRing) -> None:
+    assert ring.signing_key(NOW - SECOND) == ring.keys[0]
+    assert rotate(ring, now=NOW).signing_key(NOW - SECOND).key_id == ring.keys[0].key_id
+
+
+def test_a_ring_whose_time_is_over_says_so(ring: KeyRing) -> None:
+    over = KeyRing((replace(ring.keys[0], verifies_until=NOW),))
+    with pytest.raises(ConfigurationError, match="time of all keys"):
+        over.signing_key(NOW)
 
 
 @pytest.mark.parametrize("algorithm", get_args(SigningAlgorithm))

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 import secrets
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic, perf_counter
 from typing import NoReturn
 
@@ -27,16 +27,17 @@ from backstay import events
 from backstay.app._in_flight import current_exchange
 from backstay.app._input_rules import BodyReading, explain_unread_body
 from backstay.app._limit_record import LimitRecord
+from backstay.app._repetition import Repetition
 from backstay.app.conditions import Condition
 from backstay.app.idempotency import Claim, KeyTurns, ReplayedError
 from backstay.app.installation import Installation
 from backstay.app.problems import render_problem
 from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
-from backstay.db import as_app_error, is_repeatable
+from backstay.db import as_app_error, is_lost, is_refusal, is_repeatable
 from backstay.db.records import KeyRecords
-from backstay.deadline import enter_call, leave_call, seconds_left
-from backstay.errors import DeadlineExceededError, UnavailableError
+from backstay.deadline import enter_call, leave_call
+from backstay.errors import UnavailableError
 from backstay.logging import get_logger
 from backstay.security import Principal
 from backstay.telemetry.traces import mask_request_span
@@ -50,7 +51,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 # W3C Trace Context: version, trace id, parent id, flags.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _REPLAY_BYTES = 1024 * 1024
-_FIRST_PAUSE_SECONDS = 0.005
 _NOTHING: Mapping[str, object] = {}
 _LEFT_STATUS = 499  # nginx's number for "the client closed the connection"; never sent
 
@@ -269,7 +269,7 @@ class Exchange:
             if not self.call.take_cancellation():
                 raise
             stopped = self._stopped_by or self._installation.stopping.explain_end()
-            error = stopped or DeadlineExceededError("The time for this request is over.")
+            error = stopped or self.call.explain()
         if error is not None:
             await self._answer(error, scope, receive, send)
 
@@ -279,21 +279,15 @@ class Exchange:
         if not self.call.caller_waits:
             return UnavailableError("There is no time left for this request.")
         error = await self._attempt(app, scope, receive, send)
-        if error is not None and self._may_repeat(error):
-            # Those who lost take turns: one at a time, they meet first attempts only, and those run out.
-            async with self._installation.turn_to_repeat(self.route):
-                error = await self._repeat(error, app, scope, receive, send)
-        return error
+        if error is None:
+            return None
+        again = partial(self._attempt, app, scope, receive, send)
+        return await Repetition(self, self._installation, again).run(error)
 
-    async def _repeat(
-        self, error: Exception | None, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> Exception | None:
-        for attempt in range(1, self._installation.repeat_attempts + 1):
-            if error is None or not self._may_repeat(error):
-                break
-            await self._pause(attempt)
-            error = await self._attempt(app, scope, receive, send)
-        return error
+    @property
+    def has_answered(self) -> bool:
+        """Whether the answer has begun to leave."""
+        return self._is_started
 
     async def _attempt(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Exception | None:
         routed = dict(scope)  # the router writes into it, and another attempt starts afresh
@@ -341,10 +335,10 @@ class Exchange:
         try:
             if (messages := claim.gather(message)) is None:
                 return
-            self.call.is_ending = True
             if self.condition is not None:
                 self.condition.refuse_unchecked(messages[0]["status"])
             messages = await claim.store(messages, self.condition)
+            self.call.is_ending = True
             await unit.end(status=messages[0]["status"])
         except Exception as error:
             self._stopped_by = error
@@ -379,9 +373,10 @@ class Exchange:
         return self._installation.key_records
 
     async def _end_unit(self, unit: UnitOfWork, status: int) -> None:
-        if unit.is_repeatable and isinstance(unit.error, Exception) and is_repeatable(unit.error):
+        error = unit.error
+        if unit.is_repeatable and isinstance(error, Exception) and (is_repeatable(error) or is_lost(error)):
             # A handler made a response of it, which a repetition may spare the caller.
-            self._stopped_by = unit.error
+            self._stopped_by = error
             raise ResponseStoppedError
         self.call.is_ending = True
         try:
@@ -393,23 +388,6 @@ class Exchange:
             raise ResponseStoppedError from error
         finally:
             self.call.is_ending = False
-
-    def _may_repeat(self, error: Exception) -> bool:
-        return (
-            self.unit is not None
-            and self.unit.is_repeatable
-            and not self._is_started
-            and is_repeatable(error)
-            and self.inbox.can_replay
-            and seconds_left() != 0.0
-        )
-
-    async def _pause(self, attempt: int) -> None:
-        if events.is_watched(events.RequestRepeated):
-            events.emit(events.RequestRepeated(route=self.route or "", attempt=attempt))
-        self.inbox.replay()
-        # Full jitter: those who met once are spread out, and the spread doubles each time.
-        await asyncio.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
 
     async def _answer(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         if self.is_event_stream and not self.call.ends_at > monotonic():
@@ -430,7 +408,9 @@ class Exchange:
         if self.condition is not None:
             meaning = self.condition.explain(meaning)
         response = await render_problem(request, error, meaning=meaning)
-        if response.status_code >= 500:
+        if is_refusal(error):
+            _logger.warning("A request was refused: %s", error)  # a traceback costs more than serving one
+        elif response.status_code >= 500:
             _logger.error("A request failed.", exc_info=error)
         else:
             _logger.info("%s was answered with %s.", type(error).__name__, response.status_code)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, NoReturn
 
 from backstay.app._session_states import find_api_key_state, find_session_end
+from backstay.app._verified_tokens import VerifiedTokens
 from backstay.app.accounts import Account, Accounts, delivers
 from backstay.app.runtime import Runtime
 from backstay.db import AsyncSession
@@ -120,6 +121,7 @@ class Identity:
         self._options = options
         self._ring = ring
         self._tokens = None if ring is None else _make_tokens(runtime.settings, ring)
+        self._verified = None if ring is None else VerifiedTokens(self.tokens, ring)
         self.runtime = runtime
         self.passwords = passwords
         self.realm = runtime.settings.name
@@ -157,9 +159,9 @@ class Identity:
         """
         if self._options.takes_api_keys and (key := read_api_key(token)) is not None:
             return await self._authenticate_key(key)
-        if self._tokens is None:
+        if self._verified is None:
             raise InvalidTokenError("malformed")
-        claims = self._tokens.verify(token)
+        claims = self._verified.verify(token)
         if claims.session is not None and await find_session_end()(claims.session) <= _now():
             raise InvalidTokenError("revoked")
         kind: Final = "client" if claims.subject == claims.client_id else "user"

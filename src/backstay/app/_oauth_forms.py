@@ -28,6 +28,8 @@ ErrorCode: TypeAlias = Literal[
 
 _NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
+# What UNICODECHARNOCRLF leaves out: RFC 6749, appendix A.
+_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _CLIENT_ID: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
 
@@ -128,6 +130,8 @@ def _list_parameters(form: FormData) -> dict[str, str]:
         if name in parameters:
             raise OAuthError("invalid_request", "A parameter stands twice.")
         parameters[name] = str(value)
+        if _NO_TEXT.search(parameters[name]) is not None:
+            raise OAuthError("invalid_request", "A parameter holds control characters.")
     # One without a value counts as left out: RFC 6749, 3.2.
     return {name: value for name, value in parameters.items() if value}
 

@@ -39,13 +39,22 @@ class Part:
         return f"{self.name}: {self.state}, because {self.reason}"
 
 
-def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int = 0) -> list[Part]:
+def parts(
+    settings: Settings,
+    *,
+    has_policy: bool = True,
+    idempotent_routes: int = 0,
+    has_accounts: bool = False,
+    takes_api_keys: bool = False,
+) -> list[Part]:
     """Return the parts of a service, in the order in which one asks for them.
 
     Args:
         settings: The settings that it was made with.
         has_policy: Whether `create_app` made it; False after `install`, which changes no answer of an app.
         idempotent_routes: How many routes take an idempotency key.
+        has_accounts: Whether users can log in.
+        takes_api_keys: Whether API keys are good as bearer tokens.
     """
     explainer = _Explainer(settings)
     return [
@@ -57,6 +66,8 @@ def parts(settings: Settings, *, has_policy: bool = True, idempotent_routes: int
         explainer.explain_transport_security(has_policy=has_policy),
         explainer.explain_route_policies(has_policy=has_policy),
         explainer.explain_deadline(has_policy=has_policy),
+        *explainer.explain_accounts(has_accounts=has_accounts),
+        explainer.explain_api_keys(takes_api_keys=takes_api_keys),
         explainer.explain_idempotency(idempotent_routes),
         explainer.explain_cache(),
         explainer.explain_coherence(),
@@ -160,6 +171,24 @@ class _Explainer:
         if limit == inf:
             return Part("deadline", False, "off", reason, "http.deadline")
         return Part("deadline", True, f"{limit:g} s for each request", reason, "http.deadline")
+
+    def explain_accounts(self, *, has_accounts: bool) -> Iterator[Part]:
+        if not has_accounts:
+            yield Part("accounts", False, "off", "create_app() was given none", None)
+            return
+        setting, keys = "security.access_ttl", "security.key_file"
+        state = f"access tokens are good for {self._origins[setting].value}"
+        yield Part("accounts", True, state, self._tell(setting), setting)
+        where, has_keys = str(self._settings.security.key_file), True
+        if self._settings.security.key_file is None:
+            where = f"made by itself, in {'a file' if self._is_development else 'memory'}"
+            has_keys = not self._is_production
+        state = where if has_keys else "none, and so no start"
+        yield Part("signing keys", has_keys, state, self._tell(keys, shown=False), keys)
+
+    def explain_api_keys(self, *, takes_api_keys: bool) -> Part:
+        reason = "create_app() was given api_keys=True" if takes_api_keys else "create_app() was not asked to"
+        return Part("API keys", takes_api_keys, _word(takes_api_keys), reason, None)
 
     def explain_idempotency(self, routes: int) -> Part:
         name = "idempotency keys"

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from starlette.routing import BaseRoute
 
 from backstay.app._caching import outbox_tables, relaying
+from backstay.app._connection_budget import check_connections
 from backstay.app._idempotent_operations import check_idempotent_routes, find_idempotent_routes
 from backstay.app._in_flight import InFlight, current_exchange
 from backstay.app._input_rules import InputRules
+from backstay.app._outage import Outage
 from backstay.app._sweeping import sweep
 from backstay.app.health import HealthCheck
 from backstay.app.idempotency import KeyTurns
@@ -53,6 +55,7 @@ class Installation:
         self.runtime: Runtime | None = None
         self.observation: Observation | None = None
         self.in_flight: set[InFlight] = set()
+        self.outage = Outage()
         self._turns: dict[str | None, asyncio.Lock] = {}
         self.key_turns = KeyTurns(settings.idempotency.wait)
         self.response_headers: tuple[tuple[str, str], ...] = ()
@@ -139,6 +142,7 @@ class Installation:
             runtime = await stack.enter_async_context(open_runtime(self.settings))
             observation = await stack.enter_async_context(self._observed(runtime))
             await self._bring_schema_up(runtime.database)
+            await check_connections(runtime.database, workers=self.settings.server.workers)
             await stack.enter_async_context(relaying(runtime))
             if self.identity_options is not None:
                 self.identity = await stack.enter_async_context(self.identity_options.running(runtime))

@@ -41,9 +41,9 @@ def rate_limit(
     Redis. What is over it is answered with 429. A refused hit does not count.
 
     Args:
-        template: What is counted by: `{ip}`, path parameters, `{header.x-tenant}`, `{query.page}`, and any
-            name that `hit` is given a value for. Limits that have template, limit and span in common count
-            together.
+        template: What is counted by: `{ip}`, `{principal}`, `{api_key}`, path parameters,
+            `{header.x-tenant}`, `{query.page}`, and any name that `hit` is given a value for. Limits that
+            have template, limit and span in common count together.
         limit: 1 to 10000.
         per: The length of the span: `15m`, `500ms`, `1w`.
         when_unavailable: While Redis is away, `local` counts in each process alone, so that up to as many

@@ -16,12 +16,12 @@ from backstay.app._grants import GRANT_TYPES, grant, revoke
 from backstay.app._oauth_forms import REVOCATION_PATH, TOKEN_PATH, OAuthError, oauth_response, read_form
 from backstay.app._principals import identity_of
 from backstay.app.policies import public
+from backstay.security.keys import JWKS_MAX_AGE
 
 __all__ = ["make_oauth_router"]
 
 _METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
 _KEYS_PATH: Final = "/.well-known/jwks.json"
-_KEYS_MAX_AGE_SECONDS: Final = 300
 
 
 def make_oauth_router() -> APIRouter:
@@ -99,7 +99,7 @@ async def show_keys(request: Request) -> Response:
 
 
 def _cacheable(content: object) -> Response:
-    headers = {"Cache-Control": f"public, max-age={_KEYS_MAX_AGE_SECONDS}"}
+    headers = {"Cache-Control": f"public, max-age={int(JWKS_MAX_AGE.total_seconds())}"}
     return Response(json.dumps(content), media_type="application/json", headers=headers)
 
 

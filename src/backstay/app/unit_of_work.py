@@ -38,12 +38,13 @@ class UnitOfWork:
         self._has_ended = False
         self.error: BaseException | None = None
         self._may_repeat = False
+        database.keep_place()
 
     def session(self, scope: Scope) -> TransactionSession:
         """Return the session that writes, opened at the first call."""
         self._refuse_late_use()
         if self._session is None:
-            self._session = self._database.session(isolation=self._isolation)
+            self._session = self._database.session(isolation=self._isolation, finds_outcome=self._may_repeat)
             self._watch(scope)
         return self._session
 
@@ -67,6 +68,12 @@ class UnitOfWork:
     def is_repeatable(self) -> bool:
         """Whether the route said that it may run again, and did not commit part of its work itself."""
         return self._may_repeat and not (self._session is not None and self._session.has_committed)
+
+    @property
+    def has_only_read(self) -> bool:
+        """Whether the session that writes was never connected."""
+        ended = self._session.ended if self._session is not None else None
+        return ended is None or not ended.has_begun
 
     def _refuse_late_use(self) -> None:
         if self._has_ended:
@@ -113,8 +120,16 @@ class UnitOfWork:
                 await self._session.complete()
         except Exception as error:
             await self._close()
+            if self._was_committed_all_the_same:
+                _logger.warning("The connection was lost during COMMIT, which happened.", exc_info=error)
+                return
             raise self._explain(error) from error
         await self._close()
+
+    @property
+    def _was_committed_all_the_same(self) -> bool:
+        ended = self._session.ended if self._session is not None else None
+        return ended is not None and ended.outcome is Outcome.COMMITTED and ended.commit_error is not None
 
     def _explain(self, error: Exception) -> Exception:
         ended = self._session.ended if self._session is not None else None
@@ -138,3 +153,4 @@ class UnitOfWork:
                 await session.close()
             except Exception:
                 _logger.warning("A session could not be closed; its connection is dropped.", exc_info=True)
+        self._database.let_place_go()

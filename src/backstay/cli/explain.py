@@ -51,10 +51,13 @@ def _describe(loaded: LoadedApp, origins: list[SettingOrigin]) -> dict[str, obje
 
 
 def _list_parts(loaded: LoadedApp) -> list[Part]:
+    options = loaded.installation.identity_options
     return parts(
         loaded.settings,
         has_policy=loaded.has_policy,
         idempotent_routes=len(loaded.installation.idempotent_routes),
+        has_accounts=options is not None and options.accounts is not None,
+        takes_api_keys=options is not None and options.takes_api_keys,
     )
 
 

@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backstay.db._errors import as_app_error, is_repeatable
+from backstay.db._errors import as_app_error, is_lost, is_refusal, is_repeatable
 from backstay.db._pool import PoolUse
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
@@ -25,6 +25,8 @@ __all__ = [
     "TransactionSession",
     "VersionMixin",
     "as_app_error",
+    "is_lost",
+    "is_refusal",
     "is_repeatable",
     "new_id",
     "outbox_table",

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy.engine import Connection
 
+from backstay.db._quiet import ask_quietly
 from backstay.transaction import Participant
 
 __all__ = ["bound_commit"]
@@ -30,8 +31,4 @@ def _set_locally(connection: Connection, bound: timedelta, *, knows_transaction_
     if knows_transaction_timeout:
         names.append("transaction_timeout")  # counts from here: it was not running
     settings = ", ".join(f"set_config('{name}', '{milliseconds}', true)" for name in names)
-    cursor = connection.connection.cursor()  # no statement of the service's: nobody counts it
-    try:
-        cursor.execute(f"SELECT {settings}")
-    finally:
-        cursor.close()
+    ask_quietly(connection, f"SELECT {settings}")

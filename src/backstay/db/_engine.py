@@ -19,7 +19,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from backstay import json
 from backstay.db._address import refuse_unknown_options
 from backstay.db._driver import connect_postgresql, ping
-from backstay.db._pool import WatchedPool
+from backstay.db._pool import DeadlinePool, WatchedPool
+from backstay.db._quiet import ask_quietly
 from backstay.deadline import seconds_left
 from backstay.errors import ConfigurationError
 from backstay.settings import DatabaseSettings
@@ -110,7 +111,9 @@ def create_sync(url: URL, settings: DatabaseSettings) -> Engine:
     """
     try:
         engine = create_sync_engine(
-            url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]), **_pool(settings)
+            url.set(drivername=_SYNC_DRIVERS[url.get_backend_name()]),
+            **_pool(settings),
+            poolclass=DeadlinePool,
         )
     except ModuleNotFoundError as error:
         raise ConfigurationError(
@@ -189,8 +192,4 @@ def _limit_wait(connection: Connection, busy_ms: int) -> None:
     if connection.info.get(_BUSY, busy_ms) == wanted:
         return
     connection.info[_BUSY] = wanted
-    cursor = connection.connection.cursor()  # no statement of the service's: nobody counts it
-    try:
-        cursor.execute(f"PRAGMA busy_timeout = {wanted}")
-    finally:
-        cursor.close()
+    ask_quietly(connection, f"PRAGMA busy_timeout = {wanted}")

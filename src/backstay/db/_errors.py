@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncpg
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm.exc import StaleDataError
 
+from backstay.db._admission import NoPlaceError
 from backstay.db.types import ColumnValueError
 from backstay.deadline import seconds_left
 from backstay.errors import (
@@ -25,6 +27,8 @@ __all__ = [
     "as_app_error",
     "explain_refused_value",
     "is_certain",
+    "is_lost",
+    "is_refusal",
     "is_repeatable",
     "sqlstate_of",
 ]
@@ -39,6 +43,7 @@ _UNREACHABLE = (
     LOCK_NOT_AVAILABLE,
     _QUERY_CANCELED,
 )  # connection exceptions, shutdowns, out of resources, lock timeout, stopped by an administrator
+_LOST = ("08", "57P")  # connection exceptions, shutdowns and starts
 _LOST_WHILE_COMMITTING = (
     "08",
     "57P",
@@ -49,6 +54,7 @@ _DOES_NOT_FIT = "A value does not fit where it is stored."
 _CONTRADICTS = "The change contradicts what is stored."
 _FULL = "There is no room left to store anything."
 _UNREACHED = "The database cannot be reached."
+_BUSY = "All database connections are busy."
 _TOO_LONG = "The database took too long."
 
 # By SQLSTATE, and by what SQLite's library calls its codes. The first prefix that fits counts.
@@ -72,7 +78,7 @@ _BY_CLASS: tuple[tuple[type[Exception], type[AppError], str], ...] = (
         "Another request changed the same data meanwhile; read it again, then repeat the change.",
     ),
     (ColumnValueError, InvalidInputError, _DOES_NOT_FIT),
-    (PoolTimeoutError, UnavailableError, "All database connections are busy."),
+    (PoolTimeoutError, UnavailableError, _BUSY),
 )
 
 
@@ -94,6 +100,32 @@ def is_repeatable(error: BaseException | None) -> bool:
     return False
 
 
+def is_lost(error: BaseException | None) -> bool:
+    """Return whether the connection was lost or could not be made, also as a cause: it may be back soon."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        state = sqlstate_of(error)
+        if state is not None and state.startswith(_LOST):
+            return True
+        if state is None and isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        if _is_closed(error):
+            return True
+        seen.add(id(error))
+        error = error.__cause__
+    return False
+
+
+def _is_closed(error: BaseException) -> bool:
+    # What a new connection says that is lost before SQLAlchemy has prepared it, and translates nothing yet.
+    return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether there was no connection to be had in time, as when there are too many requests."""
+    return isinstance(error, PoolTimeoutError)
+
+
 def is_certain(error: BaseException) -> bool:
     """Return whether an error of COMMIT says for sure that nothing was committed."""
     if not isinstance(error, DBAPIError):
@@ -111,10 +143,14 @@ def as_app_error(error: BaseException) -> AppError | None:
     """
     if is_repeatable(error):
         return RetryableError("Another request changed the same data; send the request again.")
+    if isinstance(error, NoPlaceError):
+        return UnavailableError(_BUSY, retry_after_seconds=error.retry_after_seconds)
     for kind, answer, detail in _BY_CLASS:
         if isinstance(error, kind):
             return answer(detail)
-    return _by_code(error) if isinstance(error, DBAPIError) else None
+    if isinstance(error, DBAPIError):
+        return _by_code(error)
+    return UnavailableError(_UNREACHED) if is_lost(error) else None
 
 
 def _by_code(error: DBAPIError) -> AppError | None:

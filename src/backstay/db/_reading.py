@@ -23,6 +23,10 @@ class ReaderSource(Protocol):
         """Open a reading session when a connection is free at once, or when it is one's turn."""
         ...
 
+    def reading(self) -> Any:  # an async context manager of AsyncSession
+        """Open a session that only reads."""
+        ...
+
     def reading_session_on(self, connection: AsyncConnection, transaction: Transaction) -> AsyncSession:
         """Return a reading session on a connection that somebody else holds."""
         ...

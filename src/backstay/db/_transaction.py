@@ -24,11 +24,12 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn, in_greenlet
 from backstay import events
 from backstay.db._commit_bound import bound_commit
 from backstay.db._errors import explain_refused_value, is_certain, sqlstate_of
+from backstay.db._outcome import find_outcome, read_number
 from backstay.db._reading import ReaderSource
 from backstay.db._reads import locks_rows, tables_read
 from backstay.db._writes import Writes
 from backstay.db.outbox import add_note
-from backstay.deadline import without_deadline
+from backstay.deadline import current_call, without_deadline
 from backstay.errors import TransactionAbortedError, UsageError
 from backstay.transaction import (
     BlockingParticipant,
@@ -40,7 +41,14 @@ from backstay.transaction import (
     of,
 )
 
-__all__ = ["DatabaseTransaction", "Owner", "begin_tracking", "watch_engine", "watch_sessions"]
+__all__ = [
+    "FINDS_OUTCOME",
+    "DatabaseTransaction",
+    "Owner",
+    "begin_tracking",
+    "watch_engine",
+    "watch_sessions",
+]
 
 _logger = logging.getLogger("backstay.db")
 
@@ -48,6 +56,8 @@ _TRANSACTION = "backstay.transaction"
 _FAILED = "backstay.failed"
 _COMMITTING = "backstay.committing"
 _BEGAN = "backstay.began"
+FINDS_OUTCOME = "backstay.finds_outcome"
+"""In the `info` of a session whose commits are to have a known outcome even when the connection was lost."""
 
 
 class Owner(ReaderSource, Protocol):
@@ -70,6 +80,7 @@ class DatabaseTransaction(Transaction):
         self._connection: Connection | None = None
         self.has_locked = False
         self.is_settling = False
+        self._number: int | None = None
         self._has_committed_before = False
         self._is_prepared = False
         self._calls: list[tuple[SessionTransaction | None, Callable[..., object], tuple[object, ...]]] = []
@@ -140,6 +151,11 @@ class DatabaseTransaction(Transaction):
         self._calls.append((self.session.get_nested_transaction(), call, args))
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it ever had a connection."""
+        return self._connection is not None
+
+    @property
     def is_committing(self) -> bool:
         """Whether COMMIT was sent, and the server has not answered it."""
         return self.commit_began is not None and self.commit_error is None and self.outcome is None
@@ -160,6 +176,8 @@ class DatabaseTransaction(Transaction):
 
     def prepare(self, connection: Connection) -> None:
         """Let the participants get ready for a COMMIT; raising refuses it."""
+        if self.session.info.get(FINDS_OUTCOME):
+            self._number = read_number(connection)
         tags = frozenset(self.writes)
         if not self.owner.participants or not tags:
             return
@@ -179,16 +197,22 @@ class DatabaseTransaction(Transaction):
         """Settle the participants and run what waits for the commit."""
         if self._connection is None and not self._calls:
             return
-        self.outcome = self.outcome or self._outcome_of_failure()
-        self._tell()
         self.is_settling = True
         try:
+            self.outcome = self.outcome or self._find_outcome_of_failure()
+            self._tell()
             if in_greenlet():
                 await_(self._settle(self.outcome))
             else:
                 self._settle_blocking(self.outcome)
         finally:
             self.is_settling = False
+
+    def _find_outcome_of_failure(self) -> Outcome:
+        outcome = self._outcome_of_failure()
+        if outcome is Outcome.UNKNOWN and self._number is not None and not self._has_committed_before:
+            return await_(find_outcome(self._number, open_session=self.owner.reading))
+        return outcome
 
     def _outcome_of_failure(self) -> Outcome:
         if self._has_committed_before:
@@ -300,8 +324,11 @@ def _after_flush(session: Session, flush: UOWTransaction) -> None:
 
 def _after_commit(session: Session) -> None:
     if not session.in_nested_transaction():
-        _current(session).outcome = Outcome.COMMITTED
+        transaction = _current(session)
+        transaction.outcome = Outcome.COMMITTED
         session.info["backstay.has_committed"] = True
+        if transaction.writes and (call := current_call()) is not None:
+            call.has_committed = True
 
 
 def _after_soft_rollback(session: Session, previous: SessionTransaction) -> None:

@@ -6,18 +6,19 @@ import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from backstay.db import _engine
+from backstay.db._admission import Places
 from backstay.db._commit_watch import CommitWatch
-from backstay.db._pool import NoSpareConnectionError, PoolUse, pool_use, without_waiting
+from backstay.db._pool import NoSpareConnectionError, PoolUse, WatchedPool, pool_use, without_waiting
 from backstay.db._reading import ReadingTransaction
 from backstay.db._session import ReadingSession, TransactionSession, refuse_writes, remember_connection
-from backstay.db._transaction import begin_tracking, watch_engine, watch_sessions
+from backstay.db._transaction import FINDS_OUTCOME, begin_tracking, watch_engine, watch_sessions
 from backstay.db.version import count_bulk_updates
 from backstay.errors import UsageError
 from backstay.settings import DatabaseSettings
@@ -51,6 +52,9 @@ class Database:
         self.participants: tuple[Participant, ...] = tuple(participants)
         self._watches: list[CommitWatch] = []
         self.engine, self.read_engine = _engine.create_engines(self.url, settings)
+        self._places = Places()
+        for engine in (self.engine, self.read_engine):
+            cast("WatchedPool", engine.pool).open_to(self._places)
         # Classes of this database's own: listeners belong to it, not to every session of the process.
         self._session_class = type("TransactionCore", (Session,), {})
         self._read_session_class = type("ReadingCore", (Session,), {})
@@ -71,12 +75,16 @@ class Database:
         """Whether the database is PostgreSQL; otherwise it is SQLite."""
         return self.url.get_backend_name() == "postgresql"
 
-    def session(self, *, isolation: IsolationLevel | None = None) -> TransactionSession:
+    def session(
+        self, *, isolation: IsolationLevel | None = None, finds_outcome: bool = False
+    ) -> TransactionSession:
         """Return a session that the caller commits and closes; most code wants `transaction()`.
 
         Args:
             isolation: For PostgreSQL; the server's default (READ COMMITTED) when None. Writing transactions
                 of SQLite run one at a time and need none.
+            finds_outcome: For PostgreSQL: ask the server, before each COMMIT, for the transaction's number,
+                and with it afterwards how it has ended when the connection was lost.
         """
         options = {"isolation_level": isolation} if isolation and self.is_postgresql else None
         session = TransactionSession(
@@ -85,7 +93,8 @@ class Database:
             expire_on_commit=False,
             close_resets_only=False,
             info={
-                "isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE")
+                "isolation_level": isolation or ("READ COMMITTED" if self.is_postgresql else "SERIALIZABLE"),
+                FINDS_OUTCOME: finds_outcome and self.is_postgresql,
             },
             execution_options=options,
         )
@@ -215,6 +224,21 @@ class Database:
         watch = CommitWatch(str(self.url.database))
         self._watches.append(watch)
         return watch
+
+    def keep_place(self) -> None:
+        """Let the current request keep its place among those with connections, until `let_place_go`."""
+        self._places.keep()
+
+    def let_place_go(self) -> None:
+        """Let the current request give its place back when it has no connection."""
+        self._places.let_go()
+
+    async def connection_limit(self) -> int | None:
+        """Return how many connections the server allows to everybody together; None on SQLite."""
+        if not self.is_postgresql:
+            return None
+        async with self.reading() as session:
+            return int(await session.scalar(text("SELECT current_setting('max_connections')::int")) or 0)
 
     async def check(self) -> None:
         """Ask the database a trivial question; an error is the answer "not ready"."""

@@ -22,6 +22,8 @@ _TOO_TALKATIVE = {
     "httpcore": logging.INFO,
     "hpack": logging.INFO,
     "alembic": logging.WARNING,
+    # On DEBUG it writes each statement with its values: what was typed as a login, the hash of a password.
+    "aiosqlite": logging.INFO,
 }
 _QUERY = re.compile(r"\?[^\s\"'<>]+")
 

@@ -115,14 +115,16 @@ class KeyRing:
         """Return the key that signs at this moment.
 
         Raises:
-            ConfigurationError: None does yet, or any longer.
+            ConfigurationError: The time of all of them is over.
         """
-        signing = [key for key in self.keys if key.signs_from <= now and key.is_alive(now)]
-        if not signing:
+        alive = [key for key in self.keys if key.is_alive(now)]
+        if not alive:
             raise ConfigurationError(
-                "None of the keys for access tokens signs now.", hint="backstay keys list shows their times."
+                "The time of all keys for access tokens is over.",
+                hint="backstay keys list shows it; move the file away, then: backstay keys generate",
             )
-        return signing[-1]
+        # Where none signs yet, the first one does: it was made just now, by a clock that is ahead of ours.
+        return next((key for key in reversed(alive) if key.signs_from <= now), alive[0])
 
     def find(self, key_id: str, now: datetime) -> PublicKey | None:
         """Return the key that verifies tokens with this `kid` at this moment, if there is one.

@@ -12,6 +12,7 @@ In the top `conftest.py`: `pytest_plugins = ["backstay.testing"]`. Then tests ma
     http_mock       the services that the app calls: respx, over backstay's HTTP client
     events          what happened in the test
     assert_queries  how many statements a block sends
+    ownership_check  calls each route with an id as its owner, and as somebody else
     migrations_check  the whole history up, down and up, and then no difference to the models
 
 and override `app`, `settings`, `metadata` or `database_template`. Async tests and fixtures need no mark. A
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from backstay.testing.apps import LiveServer
 from backstay.testing.migrations import MigrationsCheck
+from backstay.testing.ownership import OwnershipCheck
 from backstay.testing.recording import Events, assert_queries
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = [
     "HttpMock",
     "LiveServer",
     "MigrationsCheck",
+    "OwnershipCheck",
     "RowFactory",
     "assert_queries",
     "factory_for",
@@ -46,6 +49,7 @@ pytest_plugins = [
     "backstay.testing.databases",
     "backstay.testing.apps",
     "backstay.testing.migrations",
+    "backstay.testing.ownership",
     "backstay.testing.recording",
     "backstay.testing.seeding",
     "backstay.testing.upstreams",

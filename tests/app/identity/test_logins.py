@@ -14,8 +14,6 @@ from backstay.logging import captured_logs
 from backstay.settings import SecuritySettings, Settings
 from identity_service import PASSWORD, WEAK_HASHING, Member, bearer, calling, log_in, refresh
 
-pytestmark = pytest.mark.databases("sqlite", "postgresql")
-
 Register = Callable[..., Awaitable[Member]]
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
@@ -161,6 +159,28 @@ class TestPasswordGrant:
         assert ",t=1," in str(old.password_hash)
 
 
+@pytest.mark.databases("sqlite", "postgresql")
+class TestHostileInput:
+    @pytest.mark.parametrize(
+        "text", ["\0", "%00", "%ED%A0%80", "%FF%FE", "a" * 100_000, "' OR 1=1 --", "%F0%9F%A6%AD" * 50]
+    )
+    async def test_no_form_becomes_a_500(self, register: Register, client: AsyncClient, text: str) -> None:
+        await register()
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        for form in (
+            f"grant_type=password&username={text}&password=x",
+            f"grant_type=password&username=ada@example.org&password={text}",
+            f"grant_type=password&username=ada@example.org&password=x&client_id={text}",
+            f"grant_type=refresh_token&refresh_token={text}",
+            f"grant_type={text}",
+        ):
+            for path in ("/oauth/token", "/oauth/revoke"):
+                content = form if path == "/oauth/token" else f"token={text}"
+                response = await client.post(path, content=content.encode(), headers=headers)
+                assert response.status_code in {200, 400, 401}, (form[:80], response.text)
+                assert response.headers["cache-control"] == "no-store"
+
+
 class TestClients:
     async def test_swagger_ui_sends_an_empty_name_and_an_empty_secret(
         self, register: Register, client: AsyncClient
@@ -218,6 +238,7 @@ class TestClients:
         assert own.status_code == 200
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 class TestRefresh:
     async def test_it_gives_another_of_each(self, register: Register, client: AsyncClient) -> None:
         await register()
@@ -302,6 +323,7 @@ class TestRefresh:
         assert (await client.get("/me", headers=bearer(first["access_token"]))).status_code == 401
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 class TestRevocation:
     @pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
     async def test_either_token_ends_the_login_at_once(

@@ -12,8 +12,6 @@ from backstay.app.accounts import ResetMessage, VerificationMessage
 from backstay.db import Database
 from identity_service import PASSWORD, Member, Members, bearer, log_in, refresh
 
-pytestmark = pytest.mark.databases("sqlite", "postgresql")
-
 Register = Callable[..., Awaitable[Member]]
 NEW = "two otters and a lighthouse"
 EMAIL = "ada@example.org"
@@ -37,6 +35,7 @@ async def _ask_for_reset(client: AsyncClient, members: Members, login: str = EMA
 
 
 class TestChange:
+    @pytest.mark.databases("sqlite", "postgresql")
     async def test_it_takes_the_old_one_and_ends_the_other_logins(
         self, register: Register, client: AsyncClient
     ) -> None:
@@ -79,6 +78,7 @@ class TestChange:
         assert (await log_in(client, EMAIL)).status_code == 200
 
 
+@pytest.mark.databases("sqlite", "postgresql")
 class TestReset:
     async def test_its_token_works_once_and_ends_every_login(
         self, register: Register, client: AsyncClient, members: Members

@@ -159,7 +159,7 @@ async def test_more_than_sixty_bad_tokens_are_each_a_401(
         def verify(self, token: str) -> Any:
             return corpus.TOKENS.verify(token, now=corpus.NOW)
 
-    app.state.backstay.identity._tokens = AtNoon()
+    app.state.backstay.identity._verified = AtNoon()
     async with database.transaction() as session:
         await session.execute(
             text(

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from backstay.db import Database
@@ -306,6 +306,32 @@ async def test_a_renewal_that_meets_the_end_of_its_login_does_not_undo_it(caller
     await asyncio.gather(caller.renew(begun.refresh_token), end())
 
     assert not await caller.is_live(begun.session_id)
+
+
+@pytest.mark.databases("postgresql")
+async def test_a_renewal_that_meets_the_deletion_of_its_login_waits_and_does_not_deadlock(
+    caller: Caller,
+) -> None:
+    """Whoever deletes a login locks it first and its tokens then; so does a renewal."""
+    begun = await caller.log_in()
+    is_it = session_table.c.id == begun.session_id
+    async with caller.database.transaction() as deleting:
+        await deleting.execute(select(session_table).where(is_it).with_for_update())
+        renewing = asyncio.create_task(caller.renew(begun.refresh_token))
+        await _wait_for_a_waiting_lock(caller.database)
+        await deleting.execute(delete(session_table).where(is_it))
+
+    assert await renewing == RefusedRenewal("unknown")
+
+
+async def _wait_for_a_waiting_lock(database: Database) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10), database.reading() as session:
+        while not await session.scalar(waiting):  # noqa: ASYNC110  the server tells nobody
+            await asyncio.sleep(0.01)
 
 
 class TestSweeping:

@@ -315,6 +315,7 @@ _FIND: Final = sa.select(session_table).where(_SESSION.id == sa.bindparam("wante
 
 def _find_token(digest: str) -> sa.Select[Any]:
     """Return the query for a token with its login; it locks both, so that what it reads stays so."""
+    # The login first, as PostgreSQL locks in this order, and so does the sweep, which takes tokens along.
     return (
         sa.select(
             session_table,
@@ -323,7 +324,7 @@ def _find_token(digest: str) -> sa.Select[Any]:
             _TOKEN.used_at,
             _TOKEN.successor_sealed,
         )
-        .join_from(refresh_token_table, session_table)
+        .join_from(session_table, refresh_token_table)
         .where(_TOKEN.digest == digest)
         .with_for_update()
     )
