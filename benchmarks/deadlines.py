@@ -1,4 +1,4 @@
-"""What a deadline costs a request: under 2 us, and PostgreSQL no message more than without.
+"""What a deadline and its place cost a request: under 2 us, and PostgreSQL no message more than without.
 
 Run it with `python benchmarks/deadlines.py [postgresql://...]`; it exits with 1 when the claim fails. What a
 request does for its deadline is timed alone, since a machine that is shared hides 2 us of a whole request;
@@ -21,6 +21,7 @@ from sqlalchemy import text
 
 from backstay.app.time_limits import TimeLimits
 from backstay.db import Database
+from backstay.db._admission import Places
 from backstay.deadline import Call, enter_call, leave_call, without_deadline
 from backstay.settings import DatabaseSettings
 
@@ -35,7 +36,7 @@ NAMES = (b"host", b"accept", b"accept-encoding", b"accept-language", b"cookie", 
 async def main() -> int:
     """Measure, print the sentences and return the exit code."""
     cost_us = min(time_requests_us() for _ in range(BATCHES))
-    print(f"A deadline costs a request {cost_us:.2f} us (bound {BOUND_US:g}).")
+    print(f"A deadline and a place cost a request {cost_us:.2f} us (bound {BOUND_US:g}).")
     try:
         more_us, transaction_us = await measure_transaction(sys.argv[1] if len(sys.argv) > 1 else SERVER)
     except Exception as error:  # noqa: BLE001  whatever it is, there is no server to measure with
@@ -49,10 +50,13 @@ def time_requests_us() -> float:
     """Return what one request does for its deadline when nobody waits long enough to ask for it."""
     limits = TimeLimits(timedelta(seconds=30), header="X-Request-Timeout-Ms", trusted=("127.0.0.1",))
     scope: dict[str, Any] = {"headers": [(name, b"something") for name in NAMES], "client": ("127.0.0.1", 1)}
+    places = Places()
     began = perf_counter()
     for _ in range(REQUESTS):
         call = limits.begin(scope)
         token = enter_call(call)
+        places.keep()
+        places.let_go()
         call.lift_deadline()
         leave_call(token)
     return (perf_counter() - began) / REQUESTS * 1e6

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from backstay.app.schemas import Schema as Schema
     from backstay.app.schemas import SortParams as SortParams
     from backstay.app.schemas import sort_by as sort_by
+    from backstay.app.time_limits import time_limit as time_limit
     from backstay.cache.cached import cached as cached
     from backstay.cache.forgetting import forget as forget
     from backstay.cache.forgetting import invalidates as invalidates
@@ -132,6 +133,7 @@ _ROOMS = {
     "revoke_sessions": "backstay.app.logins",
     "row": "backstay.db.sources",
     "sort_by": "backstay.app.schemas",
+    "time_limit": "backstay.app.time_limits",
 }
 
 __all__ = sorted(_ROOMS)  # noqa: PLE0605  held against the imports above by a test

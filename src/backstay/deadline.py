@@ -37,14 +37,15 @@ class Call:
     Attributes:
         ends_at: When it has to end, by `time.monotonic()`; infinite without a deadline.
         keeps_place: Whether it keeps its place among those who may have connections while it has none.
+        waits_for_turn: Whether it waits for a connection now, behind others, or did so in vain.
         has_committed: Whether a change was committed in it, so that it must not run again.
     """
 
-    __slots__ = ("__weakref__", "ends_at", "has_committed", "keeps_place")
+    __slots__ = ("__weakref__", "ends_at", "has_committed", "keeps_place", "waits_for_turn")
 
     def __init__(self, ends_at: float = inf) -> None:
         self.ends_at = ends_at
-        self.keeps_place = self.has_committed = False
+        self.keeps_place = self.waits_for_turn = self.has_committed = False
 
     def lift_deadline(self) -> None:
         """Let what is left of the request take as long as it likes."""

@@ -53,6 +53,24 @@ _PRODUCTION: dict[str, Any] = {
             _PRODUCTION | {"http": HttpSettings(docs=True)},
             "documentation: on, because the code sets http.docs",
         ),
+        (
+            "stop",
+            {},
+            "stop: takes no more requests, and finishes them within 30s, "
+            "because SHOP_SERVER__DRAIN is not set and the environment is development",
+        ),
+        (
+            "stop",
+            _PRODUCTION,
+            "stop: takes requests for 10 more seconds, and finishes them within 30s, "
+            "because SHOP_SERVER__DRAIN is not set and the environment is production",
+        ),
+        (
+            "stop",
+            {"server": ServerSettings(drain=timedelta(seconds=4))},
+            "stop: takes requests for 4 more seconds, and finishes them within 30s, "
+            "because the code sets server.drain",
+        ),
         ("hosts", {}, "hosts: answers to any name, because SHOP_HTTP__ALLOWED_HOSTS is not set"),
         (
             "hosts",
@@ -207,6 +225,17 @@ _PRODUCTION: dict[str, Any] = {
             "because the code sets cache.coherence",
         ),
         (
+            "deadline",
+            {},
+            "deadline: 30 s for each request, because SHOP_HTTP__DEADLINE is not set "
+            "and create_app() made the app",
+        ),
+        (
+            "deadline",
+            {"http": HttpSettings(deadline=timedelta(0))},
+            "deadline: off, because the code sets http.deadline",
+        ),
+        (
             "rate limits",
             {},
             "rate limits: counted by each process, because SHOP_CACHE__URL is not set",
@@ -256,6 +285,7 @@ def test_install_leaves_the_policy_to_the_app() -> None:
         "problem documents",
         "body limit",
         "strict JSON",
+        "deadline",
         "strict transport security",
     ):
         assert not _explain(name, has_policy=False, **_PRODUCTION).is_on

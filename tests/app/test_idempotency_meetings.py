@@ -226,7 +226,7 @@ class TestPatience:
 class TestCrowding:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        small = {"pool_size": 2, "pool_overflow": 0, "pool_timeout": timedelta(seconds=1)}
+        small = {"pool_size": 3, "pool_overflow": 0, "pool_timeout": timedelta(seconds=1)}
         return settings.model_copy(update={"database": settings.database.model_copy(update=small)})
 
     async def test_those_who_wait_for_a_key_leave_the_connections_to_others(

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from backstay import Settings, create_app, public
 from backstay.app import stopping
 from backstay.app.stopping import Stopping, drain_time
-from backstay.settings import ServerSettings
+from backstay.settings import DatabaseSettings, ServerSettings
 
 from .conftest import Ask
 
@@ -33,7 +34,9 @@ def told() -> Iterator[list[int]]:
 
 @asynccontextmanager
 async def _serving(**server: Any) -> AsyncIterator[tuple[FastAPI, Stopping]]:
-    app = create_app(Settings(server=ServerSettings(**server)), dependencies=[public])
+    database = DatabaseSettings(url=SecretStr("sqlite://"))
+    settings = Settings(environment="test", database=database, server=ServerSettings(**server))
+    app = create_app(settings, dependencies=[public])
 
     @app.get("/wait")
     async def wait() -> None:

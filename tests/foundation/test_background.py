@@ -20,6 +20,15 @@ async def test_the_end_waits_for_running_tasks() -> None:
     assert ran == ["done"]
 
 
+async def test_the_grace_can_be_shortened_while_tasks_run_and_never_lengthened() -> None:
+    async with Supervisor(grace=timedelta(hours=1)) as supervisor:
+        task = supervisor.start(asyncio.Event().wait(), name="endless")
+        supervisor.limit_grace(0)
+        supervisor.limit_grace(3600)
+
+    assert task.cancelled()
+
+
 async def test_a_task_that_does_not_end_in_time_is_cancelled_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

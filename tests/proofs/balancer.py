@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 PROBE_SECONDS = 0.25
+UNREADY_PROBES = 2
+"""So many have to fail, one after the other: a probe may also be late on a busy machine."""
 _PATIENCE_SECONDS = 30
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -70,15 +72,17 @@ class Instance:
 
     async def probe(self) -> None:
         """Ask for readiness again and again, on a connection of its own each time."""
+        failed = 0
         while True:
-            was_ready, self.is_ready = self.is_ready, await self._is_ready()
-            if self.is_ready and not was_ready:
+            failed = 0 if await self._is_ready() else failed + 1
+            if not failed and not self.is_ready:
                 self.has_come_up.set()
+            self.is_ready = failed < UNREADY_PROBES if self.is_ready else not failed
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _is_ready(self) -> bool:
         with suppress(OSError, EOFError, TimeoutError):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 try:
                     writer.write(b"GET /readyz HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n")

@@ -12,7 +12,7 @@ from httpx2 import ASGITransport, AsyncClient, Response
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from backstay import ReadSessionDep, SessionDep, create_app, current_runtime
+from backstay import ReadSessionDep, SessionDep, create_app, current_runtime, public
 from backstay.db import Database
 from backstay.settings import Settings
 
@@ -31,7 +31,7 @@ def metadata() -> MetaData:
     return _NO_TABLES
 
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.post("/nested")

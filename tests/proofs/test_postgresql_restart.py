@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from backstay import ReadSessionDep, SessionDep, create_app, repeatable
+from backstay import ReadSessionDep, SessionDep, create_app, public, repeatable
 from backstay.db import Database
 from backstay.settings import DatabaseSettings, Settings
 
@@ -33,7 +33,7 @@ AROUND_SECONDS = 0.4
 tables = MetaData()
 rows = Table("proof_restarted", tables, Column("id", Integer, primary_key=True))
 
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 
 @router.get("/rows")
@@ -137,11 +137,12 @@ async def saved(database: Database) -> set[int]:
 async def test_no_read_and_no_repeatable_write_fails(
     client: AsyncClient, server: OwnServer, database: Database, length: Any
 ) -> None:
-    kept = await call_through_restarts(client, server, "GET", "PUT", restarts=length(short=1, full=20))
+    restarts = length(short=1, full=20)
+    kept = await call_through_restarts(client, server, "GET", "PUT", restarts=restarts)
 
     assert kept.failures("GET") == kept.failures("PUT") == 0, kept
     assert await saved(database) == kept.saved
-    assert kept.longest_seconds < 5
+    assert kept.longest_seconds < 4 + restarts  # one after the other may hit the same request
 
 
 async def test_other_writes_are_told_the_truth(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 
 import pytest
+from pydantic import SecretStr
 
 from backstay import Settings, create_app, public
-from backstay.settings import HttpSettings, ServerSettings
+from backstay.settings import DatabaseSettings, HttpSettings, ServerSettings
 from backstay.testing import _live_server
 
 from .conftest import Wire, make_app, make_settings, router
@@ -206,7 +207,8 @@ class TestHeads:
 
     def test_the_settings_are_asked(self, start: Callable[..., str]) -> None:
         settings = Settings(
-            http=HttpSettings(max_headers=3, max_target_bytes=20, request_id_header="X-Trace")
+            database=DatabaseSettings(url=SecretStr("sqlite://")),
+            http=HttpSettings(max_headers=3, max_target_bytes=20, request_id_header="X-Trace"),
         )
         with Wire(start(create_app(settings, routers=[router], dependencies=[public]))) as wire:
             assert wire.get("/path").status == 200

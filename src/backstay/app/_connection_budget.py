@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from backstay.db import Database
+from backstay.db import Database, as_app_error
+from backstay.errors import UnavailableError
 
 __all__ = ["check_connections"]
 
@@ -21,7 +22,12 @@ async def check_connections(database: Database, *, workers: int) -> None:
     It is no reason not to start: pools are seldom full, and what other services and instances take is not
     known here either.
     """
-    allowed = await database.connection_limit()
+    try:
+        allowed = await database.connection_limit()
+    except Exception as error:
+        if isinstance(as_app_error(error), UnavailableError):
+            return  # whether a service may start without its database is not decided here
+        raise
     each = sum(pool.limit for pool in database.pools())
     if allowed is None or workers * each <= allowed - _KEPT_FREE:
         return

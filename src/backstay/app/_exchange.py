@@ -34,10 +34,10 @@ from backstay.app.installation import Installation
 from backstay.app.problems import render_problem
 from backstay.app.runtime import Entered
 from backstay.app.unit_of_work import UnitOfWork
-from backstay.db import as_app_error, is_lost, is_repeatable
+from backstay.db import as_app_error, is_lost, is_refusal, is_repeatable
 from backstay.db.records import KeyRecords
 from backstay.deadline import enter_call, leave_call
-from backstay.errors import DeadlineExceededError, UnavailableError
+from backstay.errors import UnavailableError
 from backstay.logging import get_logger
 from backstay.security import Principal
 from backstay.telemetry.traces import mask_request_span
@@ -167,6 +167,9 @@ class Exchange:
             self._count()
             self.call.lift_deadline()  # what runs in the background after the answer has none
         await self._send_outside(message)
+        if message.get("more_body", False):
+            # A stream that waits for nothing would let nobody in, not even the news that its caller has left.
+            await asyncio.sleep(0)
 
     def _mask_span(self) -> None:
         observation = self._installation.observation
@@ -266,7 +269,7 @@ class Exchange:
             if not self.call.take_cancellation():
                 raise
             stopped = self._stopped_by or self._installation.stopping.explain_end()
-            error = stopped or DeadlineExceededError("The time for this request is over.")
+            error = stopped or self.call.explain()
         if error is not None:
             await self._answer(error, scope, receive, send)
 
@@ -405,7 +408,9 @@ class Exchange:
         if self.condition is not None:
             meaning = self.condition.explain(meaning)
         response = await render_problem(request, error, meaning=meaning)
-        if response.status_code >= 500:
+        if is_refusal(error):
+            _logger.warning("A request was refused: %s", error)  # a traceback costs more than serving one
+        elif response.status_code >= 500:
             _logger.error("A request failed.", exc_info=error)
         else:
             _logger.info("%s was answered with %s.", type(error).__name__, response.status_code)

@@ -31,6 +31,10 @@ class Outage:
             self._began = now
         self._seen = now
 
+    def end(self) -> None:
+        """Note that there are connections again: what is lost from now on is another outage."""
+        self._seen = float("-inf")
+
     @property
     def is_short(self) -> bool:
         """Whether it may be over soon: it has not lasted for long yet."""

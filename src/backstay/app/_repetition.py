@@ -96,6 +96,8 @@ class Repetition:
                 break
             await self._pause(number, seconds=self._installation.outage.choose_pause(number))
             error = await self._attempt()
+            if error is None or not is_lost(error):
+                self._installation.outage.end()
         return error
 
     def _may_repeat(self, error: Exception) -> bool:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Final
 
 from backstay.deadline import Call
+from backstay.errors import AppError, DeadlineExceededError, UnavailableError
 
 __all__ = ["SWEEP_SECONDS", "RequestCall"]
 
@@ -31,14 +32,15 @@ class RequestCall(Call):
         is_ending: Whether it is being committed, when it must not be cancelled.
     """
 
-    __slots__ = ("_began", "_is_cancelled", "_task", "caller_waits", "is_ending")
+    __slots__ = ("_began", "_had_no_turn", "_is_cancelled", "_task", "caller_waits", "is_ending")
 
     def __init__(self, limit_seconds: float) -> None:
         # Done for every request: no call that can be spared.
         self._began = began = monotonic()
         self.ends_at = began + limit_seconds
         self._task = asyncio.current_task()
-        self._is_cancelled = self.is_ending = self.keeps_place = self.has_committed = False
+        self._is_cancelled = self._had_no_turn = self.is_ending = False
+        self.keeps_place = self.waits_for_turn = self.has_committed = False
         self.caller_waits = inf
         if limit_seconds < _SHORT_SECONDS:
             self._watch(limit_seconds)
@@ -68,8 +70,14 @@ class RequestCall(Call):
         """Cancel its task, once, when its time is over, unless it is being committed."""
         is_over = monotonic() >= self.due_at
         if is_over and self._task is not None and not self.is_ending and not self._is_cancelled:
-            self._is_cancelled = True
+            self._is_cancelled, self._had_no_turn = True, self.waits_for_turn
             self._task.cancel()
+
+    def explain(self) -> AppError:
+        """Return what its caller is told when its time is over."""
+        if self._had_no_turn:
+            return UnavailableError("All database connections are busy.")
+        return DeadlineExceededError("The time for this request is over.")
 
     def take_cancellation(self) -> bool:
         """Return whether its time is the only reason why its task was cancelled, and if so take that back."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from backstay.app._route_policies import demands_policies
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import block_limit, serves_metrics
+from backstay.app.stopping import drain_time
 from backstay.app.time_limits import TimeLimits
 from backstay.redaction import Redactor
 from backstay.settings import Settings, explain_settings
@@ -81,6 +82,7 @@ def parts(
         explainer.explain_proxies(),
         explainer.explain_hosts(has_policy=has_policy),
         explainer.explain_connections(),
+        explainer.explain_stop(),
         explainer.explain_debug(),
     ]
 
@@ -296,6 +298,15 @@ class _Explainer:
         ]
         state = "heads within {}, bodies within {}, stalled ones closed after {}".format(*values)
         return Part("connections", True, state, self._tell(setting), setting)
+
+    def explain_stop(self) -> Part:
+        setting = "server.drain"
+        drain = drain_time(self._settings).total_seconds()
+        first = f"takes requests for {drain:g} more seconds" if drain else "takes no more requests"
+        state = f"{first}, and finishes them within {self._origins['server.grace'].value}"
+        is_default = self._settings.server.drain is None
+        reason = f"{self._tell(setting)} and {self._environment}" if is_default else self._tell(setting)
+        return Part("stop", True, state, reason, setting)
 
     def explain_debug(self) -> Part:
         return self._decide("tracebacks to callers", "debug", is_on=self._settings.debug)

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from datetime import timedelta
 from enum import Enum, auto
 from time import monotonic
@@ -72,6 +73,7 @@ class Stopping:
         self._most_grace: timedelta | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._context = Context()
         self.is_draining = False
         self.has_given_up = False
 
@@ -89,7 +91,7 @@ class Stopping:
         grace = settings.server.grace
         self._grace_seconds = min(grace, self._most_grace or grace).total_seconds()
         self._drain_seconds = drain_time(settings).total_seconds()
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._context = asyncio.get_running_loop(), copy_context()
         self._handlers = _find_handlers()
         for number in self._handlers:
             signal.signal(number, self._hear)
@@ -125,7 +127,8 @@ class Stopping:
             return
         self._heard_at = now
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._advance, number)
+            # The signal may come in the middle of a request, which has nothing to do with it.
+            self._loop.call_soon_threadsafe(self._advance, number, context=self._context)
 
     def _advance(self, number: int) -> None:
         if self._stage is _Stage.SERVING and self._drain_seconds and number == signal.SIGTERM:

@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backstay.db._errors import as_app_error, is_lost, is_repeatable
+from backstay.db._errors import as_app_error, is_lost, is_refusal, is_repeatable
 from backstay.db._pool import PoolUse
 from backstay.db._session import ReadingSession, TransactionSession
 from backstay.db.database import Database, IsolationLevel
@@ -26,6 +26,7 @@ __all__ = [
     "VersionMixin",
     "as_app_error",
     "is_lost",
+    "is_refusal",
     "is_repeatable",
     "new_id",
     "outbox_table",

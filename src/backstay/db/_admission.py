@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -86,7 +88,7 @@ class Admission:
     def _forgo(self, turn: asyncio.Future[None]) -> None:
         if turn.done() and not turn.cancelled():
             self._pass_on()  # it came in the moment in which we gave up
-        else:
+        elif turn in self._waiting:  # else it was passed over: it was cancelled before we heard of that
             self._waiting.remove(turn)
 
     def leave(self, *, seconds: float) -> None:
@@ -118,6 +120,13 @@ class Place:
     def is_taken(self) -> bool:
         """Whether it has one now."""
         return self._admission is not None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let whoever ends the request know that it has no connection yet, or waited for it in vain."""
+        self._call.waits_for_turn = True
+        yield
+        self._call.waits_for_turn = False  # not when it fails: its error may be on its way at the deadline
 
     async def take(self, admission: Admission, *, at_most: float) -> None:
         """Take it; see `Admission.enter`."""

@@ -28,6 +28,7 @@ __all__ = [
     "explain_refused_value",
     "is_certain",
     "is_lost",
+    "is_refusal",
     "is_repeatable",
     "sqlstate_of",
 ]
@@ -118,6 +119,11 @@ def is_lost(error: BaseException | None) -> bool:
 def _is_closed(error: BaseException) -> bool:
     # What a new connection says that is lost before SQLAlchemy has prepared it, and translates nothing yet.
     return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether there was no connection to be had in time, as when there are too many requests."""
+    return isinstance(error, PoolTimeoutError)
 
 
 def is_certain(error: BaseException) -> bool:

@@ -118,14 +118,15 @@ class WatchedPool(DeadlinePool, AsyncAdaptedQueuePool):
     def _take(self, place: Place | None) -> ConnectionPoolEntry:
         if place is None:
             return super()._do_get()
-        if not place.is_taken:
-            await_(place.take(self._admission, at_most=self._timeout))
-        place.add_connection()
-        try:
-            record = super()._do_get()
-        except BaseException:
-            place.remove_connection()
-            raise
+        with place.waiting():
+            if not place.is_taken:
+                await_(place.take(self._admission, at_most=self._timeout))
+            place.add_connection()
+            try:
+                record = super()._do_get()
+            except BaseException:
+                place.remove_connection()
+                raise
         record.record_info[_PLACE] = place  # type: ignore[index]  # a dictionary, made when it is asked for
         return record
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
+import struct
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["Outlet"]
+
+_AT_ONCE = struct.pack("ii", 1, 0)
+"""Linger on, for no time: the connection is reset."""
+
+_UNSENT_BYTES = 128 * 1024
+"""What the system takes beyond what is on its way: else it is megabytes for each who reads nothing."""
 
 
 class Outlet:
@@ -48,6 +57,7 @@ class Outlet:
         # Taken over as they are: a call through a method of ours would cost each request.
         self.is_closing: Callable[[], bool] = transport.is_closing
         self.get_extra_info: Callable[..., Any] = transport.get_extra_info
+        self._set_option(socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", None), _UNSENT_BYTES)
         self.pause_reading: Callable[[], None] = transport.pause_reading
         self.resume_reading: Callable[[], None] = transport.resume_reading
 
@@ -86,16 +96,26 @@ class Outlet:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, whatever is not sent."""
+        """Close at once, whatever is not sent.
+
+        The system, too, is to forget it: else it went on offering what the other side does not take.
+        """
+        self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._transport.abort()
+
+    def _set_option(self, level: int, name: int | None, value: int | bytes) -> None:
+        opened = self._transport.get_extra_info("socket")
+        if opened is not None and name is not None and opened.fileno() >= 0:
+            with suppress(OSError):  # not every socket is one of TCP
+                opened.setsockopt(level, name, value)
 
     def has_unread(self) -> bool:
         """Return whether the system holds something that came and was not read yet."""
-        socket = self._transport.get_extra_info("socket")
-        if socket is None or socket.fileno() < 0:
+        opened = self._transport.get_extra_info("socket")
+        if opened is None or opened.fileno() < 0:
             return False
         try:
-            return any(fcntl.ioctl(socket.fileno(), termios.FIONREAD, bytes(4)))
+            return any(fcntl.ioctl(opened.fileno(), termios.FIONREAD, bytes(4)))
         except OSError:
             return False
 

@@ -48,6 +48,8 @@ _BODY: Final = 2
 
 _LINGER_SECONDS = 1.0
 _MOST_PIPELINED = 64
+_FRAMING = 16
+"""How many bytes of chunks' sizes and ends a byte of a body may come with: the smallest chunk has six."""
 
 
 class RefusedError(Exception):
@@ -88,7 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._since = 0.0
         self._is_timed = True
         self._has_asked = False
-        self._head_bytes = self._piece_bytes = self._body_bytes = 0
+        self._head_bytes = self._piece_bytes = self._body_bytes = self._read_bytes = 0
         self._stays_open = False
         self._is_stopping = False
         self._ignored_upgrade: bytes | None = None
@@ -147,6 +149,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._has_asked = True
         self._reading = _BODY
         self._is_timed = False
+        self._body_bytes = self._read_bytes = 0
         if self._latest is before:
             return  # it becomes a WebSocket
         if parser.should_upgrade():
@@ -223,6 +226,11 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > self._max_head_bytes:
                 is_target = len(self.url) > self._bounds.max_target_bytes
                 self._refuse(TARGET_TOO_LONG if is_target else HEAD_TOO_LARGE)
+        else:
+            # Around its pieces a body has their sizes, extensions, and the lines behind its end.
+            self._read_bytes += len(data)
+            if self._read_bytes > 2 * self._max_head_bytes + _FRAMING * self._body_bytes:
+                self._refuse(HEAD_TOO_LARGE)
 
     def _is_between_requests(self) -> bool:
         return self._reading == _AWAITING

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from time import perf_counter
 from typing import Protocol
 
 __all__ = ["Patience", "Sweeper", "Watched"]
 
 _PERIOD_SECONDS = 0.25
+_SLICE_SECONDS = 0.002
+"""After so long the others have a turn: hundreds that come together are late together, too."""
 
 
 class Watched(Protocol):
@@ -36,11 +40,17 @@ class Sweeper:
             loop.call_later(_PERIOD_SECONDS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for connection in tuple(self._connections):
-            # A connection that became a WebSocket has limits of its own.
-            if hasattr(connection, "check"):
-                connection.check(now)
+        # A connection that became a WebSocket has limits of its own.
+        watched = [connection for connection in self._connections if hasattr(connection, "check")]
+        self._look_at(iter(watched), loop)
+
+    def _look_at(self, rest: Iterator[Watched], loop: asyncio.AbstractEventLoop) -> None:
+        now, began = loop.time(), perf_counter()
+        for connection in rest:
+            connection.check(now)
+            if perf_counter() - began > _SLICE_SECONDS:
+                loop.call_soon(self._look_at, rest, loop)
+                return
         self._loop = None
         if self._connections:
             self.begin(loop)
