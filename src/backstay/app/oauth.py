@@ -106,12 +106,17 @@ def _cacheable(content: object) -> Response:
 # ---------------------------------------------------------------- OpenAPI
 
 
+_STRING: Final = {"type": "string"}
+_TEXT: Final = {**_STRING, "pattern": r"^[^\u0000-\u0008\u000A-\u001F\u007F\uFFFE\uFFFF]*$"}
+"""No control characters: RFC 6749, appendix A."""
+
+
 def _form(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
     schema = {
         "type": "object",
         "required": required,
         "properties": properties,
-        "additionalProperties": {"type": "string"},
+        "additionalProperties": _TEXT,
     }
     return {
         "requestBody": {
@@ -121,8 +126,7 @@ def _form(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_TEXT: Final = {"type": "string"}
-_SECRET: Final = {"type": "string", "format": "password"}
+_SECRET: Final = {**_TEXT, "format": "password"}
 _SCOPES: Final = {"type": "string", "pattern": r"^([!#-\[\]-~]+( [!#-\[\]-~]+)*)?$"}
 _CLIENT: Final = {"type": "string", "pattern": "^[ -~]{0,200}$"}
 _TOKEN_FORM: Final = _form(
@@ -141,17 +145,17 @@ _TOKENS: Final = {
     "type": "object",
     "required": ["access_token", "token_type", "expires_in", "refresh_token", "scope"],
     "properties": {
-        "access_token": _TEXT,
+        "access_token": _STRING,
         "token_type": {"type": "string", "enum": ["Bearer"]},
         "expires_in": {"type": "integer"},
-        "refresh_token": _TEXT,
-        "scope": _TEXT,
+        "refresh_token": _STRING,
+        "scope": _STRING,
     },
 }
 _ERROR: Final = {
     "type": "object",
     "required": ["error"],
-    "properties": {"error": _TEXT, "error_description": _TEXT},
+    "properties": {"error": _STRING, "error_description": _STRING},
 }
 
 
