@@ -1,5 +1,6 @@
 """The generated service, served by Uvicorn's own command in a process of its own."""
 
+import json
 import os
 import re
 import signal
@@ -9,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import pytest
 from sqlalchemy import MetaData
 
 from backstay.cli.new import create_service
+
+from .account_corpus import ADMIN_PASSWORD
 
 _DEADLINE_SECONDS = 120
 
@@ -34,6 +39,15 @@ def shop_url(shop: Path, database_url: str) -> Iterator[str]:
     """The address of the running service, with its first products, on the test's database."""
     with _serving(shop, database_url) as url:
         yield url
+
+
+@pytest.fixture
+def admin_token(shop_url: str) -> str:
+    """An access token of the admin whom development has from the start."""
+    form = {"grant_type": "password", "username": "admin@example.com", "password": ADMIN_PASSWORD}
+    asked = Request(f"{shop_url}/oauth/token", urlencode(form).encode())  # noqa: S310  our own server's
+    with urlopen(asked, timeout=_DEADLINE_SECONDS) as response:  # noqa: S310
+        return str(json.load(response)["access_token"])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""More than 500 requests that somebody might send to the generated service, by mistake or on purpose.
+"""Requests that somebody might send to the generated service, by mistake or on purpose.
 
 All are HTTP as a server has to take it; what is wrong is inside. `CANARY` stands in most of them: an answer
 that refuses must not hold it.
@@ -26,19 +26,20 @@ class Hostile:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
 
-    def encode(self) -> bytes:
-        """Return it as it goes over the wire."""
-        headers = {"Host": "shop.example", "Content-Length": str(len(self.body)), **self.headers}
+    def encode(self, **further: str) -> bytes:
+        """Return it as it goes over the wire; what it says itself goes before the further headers."""
+        length = str(len(self.body))
+        headers = {"Host": "shop.example", "Content-Length": length, **further, **self.headers}
         lines = [f"{self.method} {self.target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
 
 
 def corpus() -> list[Hostile]:
-    """Return all of them, each with a name of its own."""
+    """Return those for products and users, each with a name of its own."""
     return [*_texts(), *_values(), *_fields(), *_queries(), *_paths(), *_heads(), *_forms(), *_lists()]
 
 
-def _json(name: str, method: str, target: str, body: bytes, **headers: str) -> Hostile:
+def json_request(name: str, method: str, target: str, body: bytes, **headers: str) -> Hostile:
     given = {"Content-Type": "application/json", **({} if method == "POST" else VERSION), **headers}
     return Hostile(name, method, target, body, given)
 
@@ -99,6 +100,7 @@ WRITES: Final = (
     ("POST", "/users"),
     ("PUT", "/categories/tea"),
     ("PATCH", PRODUCT),
+    ("PATCH", USER),
     ("POST", "/products/import"),
 )
 
@@ -106,7 +108,7 @@ WRITES: Final = (
 def _texts() -> Iterator[Hostile]:
     for method, target in WRITES:
         for name, text in TEXTS.items():
-            yield _json(f"{name} to {method} {target}", method, target, text)
+            yield json_request(f"{name} to {method} {target}", method, target, text)
 
 
 # ---------------------------------------------------------------- values of the wrong kind
@@ -146,7 +148,8 @@ PRODUCT_BODY: Final = {"sku": "NEW-1", "name": "New", "price": "1.00", "category
 BODIES: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("POST", "/products"): PRODUCT_BODY,
     ("PATCH", PRODUCT): PRODUCT_BODY,
-    ("POST", "/users"): {"email": "new@example.com", "name": "New"},
+    ("POST", "/users"): {"email": "new@example.com", "name": "New", "password": "six tea cups and a spoon"},
+    ("PATCH", USER): {"email": "new@example.com", "name": "New"},
 }
 
 
@@ -157,7 +160,7 @@ def _values() -> Iterator[Hostile]:
                 # What is not tested would let the request through: the sku of the first product is taken.
                 sent = {**body, "sku": "TEA-1"} if "sku" in body else body
                 text = json.dumps({**sent, wrong: value}).encode()
-                yield _json(f"{name} as {wrong} to {method} {target}", method, target, text)
+                yield json_request(f"{name} as {wrong} to {method} {target}", method, target, text)
 
 
 def _fields() -> Iterator[Hostile]:
@@ -168,6 +171,9 @@ def _fields() -> Iterator[Hostile]:
             *owned,
             "id",
             "isAdmin",
+            "is_active",
+            "isVerified",
+            "passwordHash",
             "__class__",
             "__proto__",
             "",
@@ -177,7 +183,7 @@ def _fields() -> Iterator[Hostile]:
         ):
             if name not in body:
                 text = json.dumps({**body, name: CANARY}).encode()
-                yield _json(f"{name or 'no name'!r} in {method} {target}", method, target, text)
+                yield json_request(f"{name or 'no name'!r} in {method} {target}", method, target, text)
 
 
 def _lists() -> Iterator[Hostile]:
@@ -189,7 +195,7 @@ def _lists() -> Iterator[Hostile]:
         "a row that is taken": [{**PRODUCT_BODY, "sku": "TEA-1"}],
         "an unknown category": [{**PRODUCT_BODY, "categorySlug": "none"}],
     }.items():
-        yield _json(name, "POST", "/products/import", json.dumps(rows).encode())
+        yield json_request(name, "POST", "/products/import", json.dumps(rows).encode())
 
 
 # ---------------------------------------------------------------- addresses

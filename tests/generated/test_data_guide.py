@@ -15,10 +15,14 @@ from backstay.cli.new import create_service
 
 _GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "data-migrations.md"
 _BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_OTHERS = "    # ... the other columns, as they are"
 _USERS = """
-INSERT INTO users (user_id, email, name, created_at, updated_at)
+INSERT INTO users (
+    user_id, email, name, password_hash, is_admin, is_active, is_verified, created_at, updated_at
+)
 WITH RECURSIVE f(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM f WHERE x < 1500)
-SELECT printf('%032x', x), x || '@example.com', 'name ' || x, '2026-01-01 00:00:00', '2026-01-01 00:00:00'
+SELECT printf('%032x', x), x || '@example.com', 'name ' || x, 'none', 0, 1, 0, '2026-01-01 00:00:00',
+       '2026-01-01 00:00:00'
 FROM f
 """
 
@@ -50,7 +54,10 @@ def _edit(shop: Path, block: str) -> None:
         return
     start = code.split("(")[0]
     begun = text[: text.index(start)].replace("mapped_column\n", "mapped_column, validates\n")
-    path.write_text(begun + code)
+    others = [
+        line for line in text.splitlines() if re.match(r"    (?!name|full_name|old_name)\w+: Mapped", line)
+    ]
+    path.write_text(begun + code.replace(_OTHERS, "\n".join(others)))
 
 
 def test_every_command_of_the_guide_runs_and_every_row_is_renamed(shop: Path) -> None:

@@ -9,16 +9,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import sqlalchemy
 import yaml  # type: ignore[import-untyped]  # it ships no types
 from pydantic import SecretStr
 
+from backstay.app.stopping import drain_time
 from backstay.cli.new import create_service
-from backstay.settings import CacheSettings
+from backstay.settings import CacheSettings, DatabaseSettings, Settings
 
 _TOOLS = Path(sys.executable).parent
 _NO_TABLES = sqlalchemy.MetaData()
@@ -103,6 +107,7 @@ def test_the_migrations_run_between_the_database_and_the_service(composition: An
 
     assert services["migrate"]["depends_on"] == {"database": {"condition": "service_healthy"}}
     assert services["service"]["depends_on"] == {
+        "keys": {"condition": "service_completed_successfully"},
         "migrate": {"condition": "service_completed_successfully"},
         "redis": {"condition": "service_started"},
     }
@@ -118,6 +123,7 @@ def test_the_composition_knows_no_password_and_opens_one_port_to_this_machine(co
     assert services["service"]["environment"]["SHOP_DATABASE__URL"] == (
         "postgresql://shop:${POSTGRES_PASSWORD}@database/shop"
     )
+    assert services["service"]["environment"]["SHOP_CLIENTS__MAIL__BASE_URL"].startswith("${MAIL_URL:?")
     assert ports == ["127.0.0.1:8000:8000"]
 
 
@@ -128,6 +134,37 @@ def test_the_service_has_a_redis_that_keeps_announced_commits(composition: Any) 
     assert CacheSettings(url=SecretStr(url)).url is not None
     assert url == "redis://redis:6379/0"
     assert services["redis"]["command"][-2:] == ["--maxmemory-policy", "volatile-lru"]
+
+
+def test_docker_waits_until_the_service_has_stopped(composition: Any) -> None:
+    patience = composition["services"]["service"]["stop_grace_period"]
+    database = DatabaseSettings(url=SecretStr("postgresql://database/shop"))
+    settings = Settings(environment="production", database=database)
+
+    assert timedelta(seconds=int(patience.removesuffix("s"))) > drain_time(settings) + settings.server.grace
+
+
+def test_the_keys_are_in_a_volume_that_belongs_to_the_image_s_user(
+    composition: Any, instructions: list[str]
+) -> None:
+    services = composition["services"]
+    by_name = dict(line.split(" ", 1) for line in instructions[1:] if not line.startswith(("COPY", "RUN")))
+    user, group = by_name["USER"].split(":")
+
+    assert f"RUN install --directory --owner={user} --group={group} --mode=700 /keys" in instructions
+    for name in ("keys", "migrate", "service"):
+        assert services[name]["volumes"] == ["keys:/keys"]
+        assert services[name]["environment"]["SHOP_SECURITY__KEY_FILE"] == "/keys/keys.json"
+    assert "keys" in composition["volumes"]
+
+
+def test_keys_that_are_there_stay(
+    image: Path, keys: Path, composition: Any, variables: dict[str, str]
+) -> None:
+    before = keys.read_bytes()
+
+    make_keys(image, keys.parent, composition, variables)
+    assert keys.read_bytes() == before
 
 
 @pytest.fixture
@@ -145,18 +182,51 @@ def image(service: Path, instructions: list[str], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def variables(service: Path, instructions: list[str], database_url: str, free_port: int) -> dict[str, str]:
+def variables(
+    service: Path,
+    instructions: list[str],
+    composition: Any,
+    database_url: str,
+    free_port: int,
+    tmp_path: Path,
+) -> dict[str, str]:
     """What the processes of the image find, and where they find the code, which the image has installed."""
     declared = " ".join(line.removeprefix("ENV ") for line in instructions if line.startswith("ENV"))
     own = {name: value for name, value in re.findall(r"(\w+)=(\S+)", declared) if name.startswith("SHOP_")}
     assert own == {"SHOP_ENVIRONMENT": "production", "SHOP_SERVER__HOST": "0.0.0.0"}  # noqa: S104  in a container
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
+    composed = composition["services"]["service"]["environment"]
+    given = {
+        name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value).replace("/keys/", f"{tmp_path}/keys/")
+        for name, value in composed.items()
+        if name not in {"SHOP_DATABASE__URL", "SHOP_CACHE__URL"}  # their hosts are containers
+    } | {"SHOP_CLIENTS__MAIL__BASE_URL": "https://mail.example"}
     return (
         kept
         | {"PATH": f"{_TOOLS}:{kept['PATH']}", "PYTHONPATH": str(service / "src")}
         | own
-        | {"SHOP_DATABASE__URL": database_url, "SHOP_SERVER__PORT": str(free_port)}
+        | given
+        | {
+            "SHOP_DATABASE__URL": database_url,
+            "SHOP_SERVER__PORT": str(free_port),
+            "SHOP_SERVER__DRAIN": "0s",
+        }
     )
+
+
+@pytest.fixture
+def keys(image: Path, composition: Any, variables: dict[str, str], tmp_path: Path) -> Path:
+    """The composition's keys, made as it makes them."""
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o700)
+    make_keys(image, folder, composition, variables)
+    return folder / "keys.json"
+
+
+def make_keys(image: Path, folder: Path, composition: Any, variables: dict[str, str]) -> None:
+    """Run the composition's command with this folder as the volume."""
+    command = [word.replace("/keys/", f"{folder}/") for word in composition["services"]["keys"]["command"]]
+    subprocess.run(command, cwd=image, env=variables, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -166,7 +236,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def serving(image: Path, variables: dict[str, str], instructions: list[str]) -> Iterator[None]:
+def serving(image: Path, keys: Path, variables: dict[str, str], instructions: list[str]) -> Iterator[None]:
     """The image's own command, from its start to a stop as Docker does it."""
     command = json.loads(instructions[-1].removeprefix("CMD "))
     process = subprocess.Popen(
@@ -212,9 +282,29 @@ def test_nobody_serves_and_the_container_is_not_healthy(instructions: list[str],
 @pytest.mark.databases("postgresql")
 @pytest.mark.usefixtures("migrated", "serving")
 def test_migrated_and_served_by_the_image_s_commands_it_is_healthy(
-    instructions: list[str], free_port: int
+    instructions: list[str], free_port: int, keys: Path
 ) -> None:
     assert check_health(instructions, free_port) == 0
+
+    with urlopen(f"http://127.0.0.1:{free_port}/.well-known/jwks.json", timeout=10) as response:
+        published = {key["kid"] for key in json.load(response)["keys"]}
+    assert published == {key["kid"] for key in json.loads(keys.read_text())["keys"]}
+    # Other names are refused, and the check passes all the same: it asks /livez.
+    request = Request(f"http://127.0.0.1:{free_port}/products", headers={"Host": "other.example"})
+    with pytest.raises(HTTPError, match="421"):
+        urlopen(request, timeout=10)  # noqa: S310  our own server's
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.usefixtures("migrated")
+def test_mails_that_reach_nobody_stop_the_start(image: Path, keys: Path, variables: dict[str, str]) -> None:
+    del variables["SHOP_CLIENTS__MAIL__BASE_URL"]
+    done = subprocess.run(
+        ["backstay", "run"], cwd=image, env=variables, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 1
+    assert "SHOP_CLIENTS__MAIL__BASE_URL" in done.stderr
 
 
 @pytest.mark.databases("postgresql")

@@ -171,7 +171,7 @@ async def test_a_history_of_thirty_migrations_goes_up_down_and_up(service: Path,
 
     assert len(up) == len(down) == len(up_again) == len(migrations.history())
     assert await describe(database.engine) == after_the_first
-    assert len(after_the_first) == 14
+    assert len(after_the_first) == 17
     assert await migrations.pending(database.engine) == ()
 
 

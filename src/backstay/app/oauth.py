@@ -107,7 +107,12 @@ def _cacheable(content: object) -> Response:
 
 
 def _form(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "required": required, "properties": properties}
+    schema = {
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": {"type": "string"},
+    }
     return {
         "requestBody": {
             "required": True,
@@ -118,16 +123,20 @@ def _form(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT: Final = {"type": "string"}
 _SECRET: Final = {"type": "string", "format": "password"}
+_SCOPES: Final = {"type": "string", "pattern": r"^([!#-\[\]-~]+( [!#-\[\]-~]+)*)?$"}
+_CLIENT: Final = {"type": "string", "pattern": "^[ -~]{0,200}$"}
 _TOKEN_FORM: Final = _form(
     ["grant_type"],
     grant_type={"type": "string", "enum": list(GRANT_TYPES)},
     username=_TEXT,
     password=_SECRET,
     refresh_token=_SECRET,
-    scope=_TEXT,
-    client_id=_TEXT,
+    scope=_SCOPES,
+    client_id=_CLIENT,
 )
-_REVOCATION_FORM: Final = _form(["token"], token=_SECRET, token_type_hint=_TEXT, client_id=_TEXT)
+_REVOCATION_FORM: Final = _form(
+    ["token"], token={**_SECRET, "minLength": 1}, token_type_hint=_TEXT, client_id=_CLIENT
+)
 _TOKENS: Final = {
     "type": "object",
     "required": ["access_token", "token_type", "expires_in", "refresh_token", "scope"],

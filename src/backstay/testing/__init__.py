@@ -9,6 +9,7 @@ In the top `conftest.py`: `pytest_plugins = ["backstay.testing"]`. Then tests ma
     session         a session on it, to arrange rows
     settings        the project's settings for this test; `database_url` is in them
     cache           the app's cache, empty
+    authorize       headers of callers that the app knows
     http_mock       the services that the app calls: respx, over backstay's HTTP client
     events          what happened in the test
     assert_queries  how many statements a block sends
@@ -25,6 +26,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from backstay.testing.apps import LiveServer
+from backstay.testing.callers import Authorize
 from backstay.testing.migrations import MigrationsCheck
 from backstay.testing.ownership import OwnershipCheck
 from backstay.testing.recording import Events, assert_queries
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from backstay.testing.factories import RowFactory, factory_for
 
 __all__ = [
+    "Authorize",
     "Events",
     "HttpMock",
     "LiveServer",
@@ -48,6 +51,7 @@ pytest_plugins = [
     "backstay.testing.event_loop",
     "backstay.testing.databases",
     "backstay.testing.apps",
+    "backstay.testing.callers",
     "backstay.testing.migrations",
     "backstay.testing.ownership",
     "backstay.testing.recording",
