@@ -33,7 +33,7 @@ from backstay.settings import DatabaseSettings
 
 KEYS = 8
 READERS = 3
-READS_PER_LOOK = 4
+READS_PER_LOOK = 8
 POINTS = ("after the intent", "after the commit", "before the fill")
 INTENT = timedelta(seconds=1.5)
 
