@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from backstay.app._deployed import Finding, Service
+from backstay.app.documentation import serves_documentation
 from backstay.app.observation import serves_metrics
 from backstay.settings import find_weak_secrets as list_weak_secrets
 
@@ -95,8 +96,7 @@ def find_open_errors(service: Service) -> Iterator[Finding]:
 def find_exposed_pages(service: Service) -> Iterator[Finding]:
     """Yield the pages that tell everyone how the service is made and what it does."""
     settings = service.settings
-    has_docs = settings.environment != "production" if settings.http.docs is None else settings.http.docs
-    if has_docs:
+    if serves_documentation(settings):
         yield Finding(
             "The documentation and the OpenAPI document are served to everyone.",
             f"Set {service.variable('http.docs')}=false, unless the API is meant for everyone.",

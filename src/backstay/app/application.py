@@ -19,7 +19,7 @@ from backstay.app._named_clients import check_clients
 from backstay.app._own_routes import add_identity
 from backstay.app._route_policies import check_identity, check_policies, demands_policies, drop_markers
 from backstay.app.accounts import Accounts
-from backstay.app.documentation import add_documentation
+from backstay.app.documentation import add_documentation, serves_documentation
 from backstay.app.health import HealthCheck, add_health
 from backstay.app.idempotency import REPLAYED_HEADER
 from backstay.app.installation import Installation
@@ -122,7 +122,7 @@ def create_app(  # noqa: PLR0913  each is an option of its own, and all but one 
     check_limits(app)
     check_clients(app, settings)
     refine_openapi(app, has_problems=problem_shape is problem_response)
-    if _serves_documentation(settings):
+    if serves_documentation(settings):
         add_documentation(app)
     return app
 
@@ -144,12 +144,6 @@ def install(app: FastAPI, settings: Settings, *, health_checks: Sequence[HealthC
     )
     add_metrics(app, lambda: installation.observation)
     return installation
-
-
-def _serves_documentation(settings: Settings) -> bool:
-    if settings.http.docs is None:
-        return settings.environment != "production"
-    return settings.http.docs
 
 
 def _lifespan_around(inner: Any, installation: Installation) -> Any:

@@ -19,10 +19,17 @@ from starlette.responses import FileResponse, Response
 
 from backstay import json
 from backstay.errors import ConfigurationError
+from backstay.settings import Settings
 
-__all__ = ["add_documentation"]
+__all__ = ["add_documentation", "serves_documentation"]
 
 _SOURCE: Final = "fastapi-offline"
+
+
+def serves_documentation(settings: Settings) -> bool:
+    """Return whether a service shows its documentation; unless a setting says, not in production."""
+    chosen = settings.http.docs
+    return settings.environment != "production" if chosen is None else chosen
 
 
 def add_documentation(app: FastAPI, *, path: str = "/docs", redoc_path: str | None = None) -> None:

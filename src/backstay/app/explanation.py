@@ -7,12 +7,13 @@ from math import inf
 from pathlib import Path
 
 from backstay.app._route_policies import demands_policies
+from backstay.app.documentation import serves_documentation
 from backstay.app.metrics import METRICS_PATH
 from backstay.app.observation import block_limit, serves_metrics
 from backstay.app.stopping import drain_time
 from backstay.app.time_limits import TimeLimits
 from backstay.redaction import Redactor
-from backstay.settings import Settings, explain_settings
+from backstay.settings import Settings, explain_settings, variable_name
 
 __all__ = ["Part", "parts", "variable_name"]
 
@@ -87,11 +88,6 @@ def parts(
     ]
 
 
-def variable_name(settings: Settings, setting: str) -> str:
-    """Return the environment variable of a setting: `SHOP_SERVER__PORT` for `server.port`."""
-    return next(origin.variable for origin in explain_settings(settings) if origin.name == setting)
-
-
 class _Explainer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -120,7 +116,7 @@ class _Explainer:
         if not has_policy:
             return _installed("documentation", "the app's own pages are as its code has them")
         chosen = self._settings.http.docs
-        is_on = not self._is_production if chosen is None else chosen
+        is_on = serves_documentation(self._settings)
         return self._decide("documentation", "http.docs", is_on=is_on, by_environment=chosen is None)
 
     def explain_cross_origin(self) -> Part:

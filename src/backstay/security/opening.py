@@ -11,7 +11,7 @@ from backstay.errors import ConfigurationError
 from backstay.security.key_file import KeyFile, write_key_ring
 from backstay.security.keys import KeyRing, generate_key
 from backstay.security.tokens import AccessTokens
-from backstay.settings import Settings, explain_settings
+from backstay.settings import Settings, variable_name
 from backstay.settings.security import SigningAlgorithm
 
 __all__ = ["DEVELOPMENT_FILE", "find_audience", "find_issuer", "open_access_tokens", "open_key_ring"]
@@ -47,7 +47,7 @@ def find_issuer(settings: Settings) -> str:
     if settings.security.issuer is not None:
         return settings.security.issuer
     if settings.environment == "production":
-        variable = _variable(settings, "security.issuer")
+        variable = variable_name(settings, "security.issuer")
         raise ConfigurationError(
             f"{variable} is not set: access tokens have to say who issued them.",
             hint=f"Set it to the URL under which callers reach the service: {variable}=https://shop.example",
@@ -74,7 +74,7 @@ def open_key_ring(settings: Settings) -> Callable[[], KeyRing]:
     if path is not None:
         return KeyFile(path, is_production=is_production).ring
     if is_production:
-        variable = _variable(settings, "security.key_file")
+        variable = variable_name(settings, "security.key_file")
         raise ConfigurationError(
             f"{variable} is not set: there are no keys to sign access tokens with.",
             hint=f"backstay keys generate keys.json, then {variable}=keys.json",
@@ -83,10 +83,6 @@ def open_key_ring(settings: Settings) -> Callable[[], KeyRing]:
         ring = KeyRing((generate_key(settings.security.algorithm),), is_development=True)
         return lambda: ring
     return KeyFile(_ensure_development_file(settings)).ring
-
-
-def _variable(settings: Settings, name: str) -> str:
-    return next(origin.variable for origin in explain_settings(settings) if origin.name == name)
 
 
 def _ensure_development_file(settings: Settings) -> Path:
@@ -98,7 +94,7 @@ def _ensure_development_file(settings: Settings) -> Path:
     except OSError as error:
         raise ConfigurationError(
             f"Keys for access tokens cannot be written to {path}: {error.strerror}.",
-            hint=f"Set {_variable(settings, 'security.key_file')} to a file that was made elsewhere.",
+            hint=f"Set {variable_name(settings, 'security.key_file')} to a file that was made elsewhere.",
         ) from error
     return path
 

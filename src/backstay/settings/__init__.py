@@ -4,7 +4,13 @@ from pydantic_settings import SettingsConfigDict
 
 from backstay.settings._variables import UnknownVariable
 from backstay.settings.durations import read_span
-from backstay.settings.explain import SettingOrigin, SettingRedactor, environment_example, explain_settings
+from backstay.settings.explain import (
+    SettingOrigin,
+    SettingRedactor,
+    environment_example,
+    explain_settings,
+    variable_name,
+)
 from backstay.settings.sections import (
     CacheSettings,
     ClientSettings,
@@ -47,4 +53,5 @@ __all__ = [
     "find_weak_secrets",
     "read_span",
     "unknown_variables",
+    "variable_name",
 ]

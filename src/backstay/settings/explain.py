@@ -50,6 +50,11 @@ class SettingRedactor(Protocol):
         """Return the text without the secrets in it."""
 
 
+def variable_name(settings: Settings, setting: str) -> str:
+    """Return the environment variable of a setting: `SHOP_SERVER__PORT` for `server.port`."""
+    return next(origin.variable for origin in explain_settings(settings) if origin.name == setting)
+
+
 def explain_settings(settings: Settings, *, redactor: SettingRedactor | None = None) -> list[SettingOrigin]:
     """Return every setting with its value and where it came from, in the order of the class.
 
