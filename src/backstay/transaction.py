@@ -327,8 +327,8 @@ def of(carrier: Carrier) -> Transaction:
     Raises:
         UsageError: The session was opened by somebody else.
     """
-    transaction = carrier.info.get(_KEY)
-    if not isinstance(transaction, Transaction):
+    transaction: Transaction | None = carrier.info.get(_KEY)
+    if transaction is None:
         raise UsageError(
             "This session was not opened by backstay: take it from SessionDep or `database.transaction()`."
         )

@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from backstay.cache._patience import patience
+from backstay.cache._patience import Patience
 from backstay.cache._store import StoreError
 
 __all__ = ["Connections", "Reply"]
@@ -66,7 +66,7 @@ class Connections:
             ResponseError: The server refused the command.
         """
         try:
-            async with patience(self._timeout_seconds):
+            async with Patience(self._timeout_seconds):
                 return await self._call(command, may_repeat=may_repeat)
         except TimeoutError as error:
             raise StoreError(f"Redis did not answer within {self._timeout_seconds:g} s.") from error

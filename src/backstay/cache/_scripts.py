@@ -29,6 +29,7 @@ end
 _TAGS: Final = """
 -- Return a tag's generation and its live intents as text. Intents that are over count as commits.
 local function split(value, token, at)
+  if not string.find(value, ';', 1, true) then return value, '', false end
   local generation, intents, has_expired = string.match(value, '^[^;]*'), {}, false
   for name, deadline in string.gmatch(value, ';([^=;]*)=(%d+)') do
     if tonumber(deadline) > at then
@@ -147,11 +148,12 @@ local everything = KEYS[1]
 settle(everything, values[1], true, ARGV[1], at, ARGV[3], ARGV[4])
 local deadline = string.format('%.0f', at + ARGV[2])
 for index = 2, #KEYS do
-  local value = redis.call('MGET', KEYS[index])[1]
-  local generation, intents = settle(
-    KEYS[index], value, KEYS[index] == everything, ARGV[1], at, ARGV[3], ARGV[4])
-  intents = string.gsub(intents, ';' .. ARGV[1] .. '=%d+', '')
-  redis.call('SET', KEYS[index], generation .. intents .. ';' .. ARGV[1] .. '=' .. deadline)
+  local key, value = KEYS[index], values[index]
+  local is_everything = key == everything
+  if is_everything then value = redis.call('MGET', key)[1] end  -- as it was settled above
+  local generation, intents = settle(key, value, is_everything, ARGV[1], at, ARGV[3], ARGV[4])
+  if intents ~= '' then intents = string.gsub(intents, ';' .. ARGV[1] .. '=%d+', '') end
+  redis.call('SET', key, generation .. intents .. ';' .. ARGV[1] .. '=' .. deadline)
 end
 return 1
 """

@@ -38,7 +38,9 @@ class Parameters:
         self._positional = tuple(one.name for one in parameters if one.kind is not one.KEYWORD_ONLY)
         self._defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
         self._positional_only = any(one.kind is one.POSITIONAL_ONLY for one in parameters)
+        self._can_be_ordered = len(self._positional) == len(self._all)
         self.session = self._find_session()
+        self._session_at = None if self.session is None else self._all.index(self.session)
         self.owner = self._all[0] if self._all[:1] in (("self",), ("cls",)) else None
         self.names = tuple(name for name in self._all if name not in (self.session, self.owner))
 
@@ -80,15 +82,43 @@ class Parameters:
             self._signature.bind(*args, **kwargs)
         return arguments
 
+    def order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return every argument in the order of the parameters, defaults included.
+
+        Raises:
+            TypeError: The function cannot be called so.
+        """
+        if self._can_be_ordered and not kwargs and len(args) == len(self._all):
+            return args
+        arguments = self.bind(args, kwargs)
+        return tuple(arguments[name] for name in self._all)
+
+    def name(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        """Return ordered arguments by their names."""
+        return dict(zip(self._all, values, strict=True))
+
+    def find_session(self, values: tuple[Any, ...]) -> Any:
+        """Return the session among ordered arguments; None for a function without one."""
+        return None if self._session_at is None else values[self._session_at]
+
+    def leave_out_session(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return ordered arguments without the session."""
+        at = self._session_at
+        return values if at is None else values[:at] + values[at + 1 :]
+
+    def replace_session(self, values: tuple[Any, ...], session: Any) -> tuple[Any, ...]:
+        """Return ordered arguments with another session."""
+        at = self._session_at
+        return values if at is None else (*values[:at], session, *values[at + 1 :])
+
     def complete(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments by name with the defaults that they leave out."""
         return {**self._defaults, **arguments}
 
-    def call(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Call the function with arguments by name."""
-        positional = [arguments[name] for name in self._positional]
-        others = {name: arguments[name] for name in self._all[len(positional) :]}
-        return function(*positional, **others)
+    def call(self, function: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+        """Call the function with ordered arguments."""
+        count = len(self._positional)
+        return function(*values[:count], **dict(zip(self._all[count:], values[count:], strict=True)))
 
 
 def find_hints(function: Callable[..., Any]) -> dict[str, Any]:

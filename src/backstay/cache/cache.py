@@ -16,6 +16,7 @@ from backstay.cache._commits import OUTBOX_TOPIC, Commits, Outbox
 from backstay.cache._fetching import Fetcher, Request, WasShared
 from backstay.cache._memory import MemoryStore
 from backstay.cache._payloads import CorruptPayloadError
+from backstay.cache._protocol import Address
 from backstay.cache._store import INTENT_LIFETIME, Store, StoreError
 from backstay.errors import UsageError
 from backstay.transaction import Outcome, Transaction
@@ -95,42 +96,51 @@ class Cache:
         """Tell how it ended."""
         self.commits.settle_blocking(transaction, outcome)
 
-    async def read(self, request: Request, *, label: Label) -> Any:
-        """Return a value that was the committed one at some moment between this call and its return."""
+    async def read(
+        self,
+        address: Address,
+        make_request: Callable[[], Request],
+        *,
+        decode: Callable[[bytes], Any],
+        label: Label,
+    ) -> Any:
+        """Return a value that was the committed one at some moment between this call and its return.
+
+        Args:
+            address: Where it is.
+            make_request: How it is loaded, when it is not there.
+            decode: Makes a value of a payload.
+            label: What events call it by.
+        """
         outbox = self.commits.outbox
         if outbox is not None and outbox.is_behind:
             emit_bypass(label, "outbox")
-            return (await self._fetcher.load_past_the_store(request)).value
+            return (await self._fetcher.load_past_the_store(make_request())).value
         arrived = self._fetcher.arrive()
-        payload = await self._look(request)
-        if payload is not None:
-            try:
-                value = request.decode(payload)
-            except CorruptPayloadError:
-                await self._discard(request, label)
-            else:
-                self._tell_hit(request, label, payload)
-                return value
-        return await self._fetch(request, label, arrived)
-
-    async def _look(self, request: Request) -> bytes | None:
+        payload = None
         try:
-            return await self.store.read(request.address.key, request.address.tags)
+            payload = await self.store.read(address.key, address.tags)
         except StoreError:
             _report("read")
-            return None
+        if payload is not None:
+            try:
+                value = decode(payload)
+            except CorruptPayloadError:
+                await self._discard(address, label)
+            else:
+                if events.is_watched(events.CacheHit):
+                    events.emit(events.CacheHit(template=label.template, tables=label.tables))
+                if random.random() < self._audit_rate and self._background is not None:  # noqa: S311  no secret
+                    audit = self._audit(make_request(), label, payload)
+                    self._background.start(audit, name="backstay.cache.audit")
+                return value
+        return await self._fetch(make_request(), label, arrived)
 
-    def _tell_hit(self, request: Request, label: Label, payload: bytes) -> None:
-        if events.is_watched(events.CacheHit):
-            events.emit(events.CacheHit(template=label.template, tables=label.tables))
-        if random.random() < self._audit_rate and self._background is not None:  # noqa: S311  no secret
-            self._background.start(self._audit(request, label, payload), name="backstay.cache.audit")
-
-    async def _discard(self, request: Request, label: Label) -> None:
+    async def _discard(self, address: Address, label: Label) -> None:
         emit_refusal(label, "corrupt")
         _logger.warning("A stored value of %s cannot be read and is dropped.", label.template)
         try:
-            await self.store.forget(request.address.tags[1:2], token=token_hex(8))
+            await self.store.forget(address.tags[1:2], token=token_hex(8))
         except StoreError:
             _report("forget")
 
@@ -164,7 +174,13 @@ class Cache:
     async def _audit(self, request: Request, label: Label, payload: bytes) -> None:
         """Compare a hit with the database; it is wrong only if the entry is still valid afterwards."""
         loaded = await self._fetcher.load_past_the_store(request)
-        if loaded.payload != payload and await self._look(request) == payload:
+        if loaded.payload == payload:
+            return
+        try:
+            is_still_valid = await self.store.read(request.address.key, request.address.tags) == payload
+        except StoreError:
+            return
+        if is_still_valid:
             _logger.error("A valid entry of %s differs from the database.", label.template)
             events.emit(events.CacheIncoherent(template=label.template, tables=label.tables))
 

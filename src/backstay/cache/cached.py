@@ -121,7 +121,6 @@ class CachedFunction(Generic[P, T]):
         self._label = Label(self.template.text, ())
         # Of the last calls: rendering a key costs more than finding its value in memory.
         self._find_address = lru_cache(maxsize=_ADDRESSES, typed=True)(self._make_address)
-        self._names = tuple(sorted(self.template.parameters))
         self._is_plain = self.parameters.owner is None
         update_wrapper(self, function)
         if "return" not in self.parameters.hints:
@@ -185,51 +184,51 @@ class CachedFunction(Generic[P, T]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return the value, from the cache or from the function."""
-        arguments = self.parameters.bind(args, kwargs)
+        values = self.parameters.order(args, kwargs)
         label = self.label
         outer = observe_reads()
         if outer is not None:
             outer.update(label.tables)
-        transaction = self._find_transaction(arguments)
+        session = self.parameters.find_session(values)
+        transaction = None if self.parameters.session is None else of(session)
         cache = find_cache(transaction)
         if cache is None:
-            return await self._run(arguments)
+            return await self._run(values)
         if transaction is not None and (transaction.changed or transaction.isolated):
             emit_bypass(label, "changed" if transaction.changed else "isolated")
-            return await self._run(arguments)
-        request = self._request(cache, transaction, arguments, label)
-        value: T = await cache.read(request, label=label)
-        return value
+            return await self._run(values)
+        return await self._read(cache, transaction, values, label)
 
     async def fresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the function itself, in the session that is given: for values that will be written back."""
         emit_bypass(self.label, "fresh")
         return await self._function(*args, **kwargs)
 
-    def _run(self, arguments: dict[str, Any]) -> Awaitable[T]:
-        return cast("Awaitable[T]", self.parameters.call(self._function, arguments))
+    def _run(self, values: tuple[Any, ...]) -> Awaitable[T]:
+        return cast("Awaitable[T]", self.parameters.call(self._function, values))
 
-    def _find_transaction(self, arguments: dict[str, Any]) -> Transaction | None:
-        return None if self.parameters.session is None else of(arguments[self.parameters.session])
-
-    def _request(
-        self, cache: Cache, transaction: Transaction | None, arguments: dict[str, Any], label: Label
-    ) -> Request:
-        load = partial(self._load, cache, arguments, label)
+    def _read(
+        self, cache: Cache, transaction: Transaction | None, values: tuple[Any, ...], label: Label
+    ) -> Awaitable[T]:
+        address = self._address(values)
         decode = self.payloads.decode
-        request = Request(self._address(arguments), transaction, load, decode, self._declaration.jitter)
-        if self._declaration.soft_ttl is None:
-            return request
-        return request._replace(decode=partial(self._decode_soft, cache, request))
 
-    def _decode_soft(self, cache: Cache, request: Request, payload: bytes) -> T:
+        def make_request() -> Request:  # a hit does without
+            load = partial(self._load, cache, values, label)
+            return Request(address, transaction, load, decode, self._declaration.jitter)
+
+        if self._declaration.soft_ttl is not None:
+            decode = partial(self._decode_soft, cache, make_request)
+        return cache.read(address, make_request, decode=decode, label=label)
+
+    def _decode_soft(self, cache: Cache, make_request: Callable[[], Request], payload: bytes) -> T:
         """Return a value that knows when it is due, and have it loaded anew when it is."""
         due, separator, rest = payload.partition(b"\n")
         if not separator or not due.isdigit():
             raise CorruptPayloadError(f"A stored value of {self.parameters.function_name} cannot be read.")
         value: T = self.payloads.decode(rest)
         if time.time() * 1000 >= int(due):
-            cache.refresh(request)
+            cache.refresh(make_request())
         return value
 
     def _encode(self, value: T) -> bytes:
@@ -238,14 +237,15 @@ class CachedFunction(Generic[P, T]):
             return payload
         return b"%d\n%s" % (time.time() * 1000 + soft_ttl / _MILLISECOND, payload)
 
-    def _address(self, arguments: dict[str, Any]) -> Address:
-        values = [arguments[name] for name in self._names]
-        if self._is_plain and _PLAIN.issuperset(map(type, values)):
-            return self._find_address(*values)
-        return self._make_address_of(arguments)
+    def _address(self, values: tuple[Any, ...]) -> Address:
+        if self._is_plain:
+            parts = self.parameters.leave_out_session(values)
+            if _PLAIN.issuperset(map(type, parts)):
+                return self._find_address(*parts)
+        return self._make_address_of(self.parameters.name(values))
 
-    def _make_address(self, *values: Any) -> Address:
-        return self._make_address_of(dict(zip(self._names, values, strict=True)))
+    def _make_address(self, *parts: Any) -> Address:
+        return self._make_address_of(dict(zip(self.parameters.names, parts, strict=True)))
 
     def _make_address_of(self, arguments: dict[str, Any]) -> Address:
         tags = [EVERYTHING, own_tag(self.template, arguments)]
@@ -255,12 +255,10 @@ class CachedFunction(Generic[P, T]):
         return Address(key, tuple(dict.fromkeys(tags)), max(1, self._declaration.ttl // _MILLISECOND))
 
     async def _load(
-        self, cache: Cache, arguments: dict[str, Any], label: Label, session: Carrier | None
+        self, cache: Cache, values: tuple[Any, ...], label: Label, session: Carrier | None
     ) -> Loaded:
-        if self.parameters.session is not None:
-            arguments = {**arguments, self.parameters.session: session}
         with observing_reads() as reads:
-            value = await self._run(arguments)
+            value = await self._run(self.parameters.replace_session(values, session))
         may_store = self._is_declared(cache, reads, label)
         try:
             payload = self._encode(value)

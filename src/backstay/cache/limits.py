@@ -16,7 +16,7 @@ from typing import Final, Literal, NoReturn
 from backstay.breaker import Breaker
 from backstay.cache._counters import Counters, CountersAwayError, MemoryCounters, Quota, Verdict
 from backstay.cache._durations import parse_duration
-from backstay.cache._patience import patience
+from backstay.cache._patience import Patience
 from backstay.settings import Settings
 
 __all__ = ["Limits", "Quota", "Verdict", "WhenUnavailable", "open_limits", "parse_duration"]
@@ -95,7 +95,7 @@ class Limits:
 
     async def _ask(self, shared: Counters, key: str, quota: Quota) -> Verdict | None:
         try:
-            async with patience(self._budget_seconds):
+            async with Patience(self._budget_seconds):
                 verdict = await shared.hit(key, quota)
         except (CountersAwayError, TimeoutError) as error:
             self._breaker.fail()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from backstay.cache._patience import patience
+from backstay.cache._patience import Patience
 
 SECONDS = 0.05
 
@@ -24,7 +24,7 @@ async def _block(turns: int) -> None:
 
 async def test_an_answer_that_came_while_the_loop_was_busy_is_taken() -> None:
     busy = asyncio.create_task(_block(5))
-    async with patience(SECONDS):
+    async with Patience(SECONDS):
         assert await _answer_after(4) == "answer"
     await busy
 
@@ -40,13 +40,13 @@ async def test_a_plain_timeout_loses_that_answer() -> None:
 
 async def test_who_does_not_answer_is_given_up() -> None:
     with pytest.raises(TimeoutError):
-        async with patience(SECONDS):
+        async with Patience(SECONDS):
             await asyncio.Event().wait()
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
     async def wait() -> None:
-        async with patience(60):
+        async with Patience(60):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(wait())
