@@ -20,6 +20,16 @@ async def wait() -> dict[str, bool]:
 """
 
 
+_COLLECTOR = """
+
+@app.get("/collector")
+async def look() -> dict[str, int]:
+    import gc
+
+    return {"frozen": gc.get_freeze_count(), "others": len(gc.get_objects())}
+"""
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_finishes_accepted_requests_and_ends_with_0(
@@ -37,6 +47,20 @@ def test_a_stop_finishes_accepted_requests_and_ends_with_0(
     assert answer.result().json == {"slow": True}
     assert outcome.code == 0
     assert "Traceback" not in outcome.out
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_garbage_collection_passes_over_what_the_start_has_made(
+    project: Any, serve: Any, get: Any, workers: str
+) -> None:
+    project.main.write_text(project.main.read_text() + _COLLECTOR)
+    served = serve("run", "--port", "0", "--workers", workers)
+
+    objects = get(f"{served.wait_for_address()}/collector").json
+    assert served.finish(signal.SIGTERM).code == 0
+
+    assert objects["frozen"] > 100_000
+    assert objects["others"] < 20_000
 
 
 def test_the_start_says_what_to_set_and_loses_no_signal(project: Any, serve: Any) -> None:

@@ -8,7 +8,7 @@ import json
 import select
 import socket
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -31,9 +31,11 @@ class Slow:
     kind: str
     connection: socket.socket
     since: float
+    next_byte: float
 
     def trickle(self) -> None:
-        """Move one byte: some progress, and too little of it."""
+        """Move one byte, each at its own time: some progress, and too little of it."""
+        self.next_byte += _TRICKLE_SECONDS
         with suppress(OSError):
             if self.kind == "slow reader":
                 self.connection.recv(1)
@@ -43,29 +45,32 @@ class Slow:
 
 def main(port: int, size: int, seconds: float) -> None:
     """Open all connections, be slow on them, and tell how long that went well."""
-    began = trickled = monotonic()
-    arrived, waiting = 0, dict[int, Slow]()
+    began = monotonic()
+    arrived, waiting, turns = 0, dict[int, Slow](), deque[Slow]()
     borne: dict[str, list[float]] = defaultdict(list)
     with select.epoll() as watch:
         while (arrived < size or waiting) and monotonic() < began + seconds:
             if arrived < min(size, (monotonic() - began) / _ARRIVAL_SECONDS):
                 slow = _arrive(port, list(BEGINNINGS)[arrived % len(BEGINNINGS)])
                 waiting[slow.connection.fileno()] = slow
+                turns.append(slow)
                 watch.register(slow.connection.fileno(), select.EPOLLRDHUP)
                 arrived += 1
             for number, _ in watch.poll(_ARRIVAL_SECONDS / 4):
                 ended = waiting.pop(number)
                 borne[ended.kind].append(monotonic() - ended.since)
                 ended.connection.close()
-            if monotonic() - trickled > _TRICKLE_SECONDS:
-                trickled = monotonic()
-                for slow in waiting.values():
+            while turns and turns[0].next_byte < monotonic():
+                slow = turns.popleft()
+                if slow.connection.fileno() in waiting:
                     slow.trickle()
+                    turns.append(slow)
     print(json.dumps(borne))  # noqa: T201  it is what the test reads
 
 
 def _arrive(port: int, kind: str) -> Slow:
-    slow = Slow(kind, _connect(port), monotonic())
+    connection, now = _connect(port), monotonic()
+    slow = Slow(kind, connection, now, now + _TRICKLE_SECONDS)
     with suppress(OSError):
         slow.connection.send(BEGINNINGS[kind])
     return slow

@@ -1,6 +1,7 @@
 """What `dev` and `run` share: the address, the app as Uvicorn gets it, and its configuration."""
 
 import errno
+import gc
 import math
 import socket
 from collections.abc import Awaitable
@@ -27,6 +28,9 @@ _BACKLOG = 2048
 
 _ENDING_SECONDS = 5
 """How long after the grace requests that the app itself has ended may take to end."""
+
+_COLLECTED_AT_ONCE = 10_000
+"""Objects: about 2 ms when all of them are in use, and 2 MB when none is."""
 
 _WORKER_SECONDS = 30
 """How long a worker may import the app, on a busy machine, before it is taken for dead."""
@@ -80,7 +84,9 @@ class _Service:
 
         async def send_all_but_failure(message: Message) -> None:
             nonlocal has_started
-            has_started = has_started or message["type"] == "lifespan.startup.complete"
+            if message["type"] == "lifespan.startup.complete":
+                has_started = True
+                _spare_what_stays()
             if message["type"] != "lifespan.startup.failed":
                 await send(message)
 
@@ -93,6 +99,18 @@ class _Service:
             await outlive_drivers()
             # Only now: Uvicorn leaves as soon as it hears of it.
             await send({"type": "lifespan.startup.failed"})
+
+
+def _spare_what_stays() -> None:
+    """Let garbage collections look only at what comes after the start.
+
+    What the start has made stays until the process ends, and with an ordinary app a walk through it takes
+    100 ms. Requests that wait for their callers survive, too, and a look at each 700 objects, Python's
+    default, would go through them again and again while others wait.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AT_ONCE)
 
 
 def make_config(

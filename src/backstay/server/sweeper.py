@@ -1,18 +1,26 @@
-"""One look at all connections of a process, four times a second, instead of a timer for each request."""
+"""One look at all connections of a process, four times a second, instead of a timer for each request.
+
+The look is spread over the quarter of a second: a crowd of slow callers that end together would else make all
+others wait until the last one is told.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from math import ceil
 from time import perf_counter
 from typing import Protocol
 
 __all__ = ["Patience", "Sweeper", "Watched"]
 
 _PERIOD_SECONDS = 0.25
+_SLICE = 16
+"""So many are looked at in one go; the goes are spread over the period."""
 _SLICE_SECONDS = 0.002
-"""After so long the others have a turn: hundreds that come together are late together, too."""
+_BREATH_SECONDS = 0.005
+"""After so long the others have a turn, of so long: hundreds that come together are late together, too."""
 
 
 class Watched(Protocol):
@@ -31,29 +39,34 @@ class Sweeper:
 
     def __init__(self, connections: AbstractSet[object]) -> None:
         self._connections = connections
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_checking = False
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Check from now on, until there are no connections."""
-        if self._loop is None:
-            self._loop = loop
+        if not self._is_checking:
+            self._is_checking = True
             loop.call_later(_PERIOD_SECONDS, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._connections:
+            self._is_checking = False
+            return
         # A connection that became a WebSocket has limits of its own.
         watched = [connection for connection in self._connections if hasattr(connection, "check")]
-        self._look_at(iter(watched), loop)
+        pause = _PERIOD_SECONDS / max(1, ceil(len(watched) / _SLICE))
+        self._look_at(iter(watched), pause, loop)
 
-    def _look_at(self, rest: Iterator[Watched], loop: asyncio.AbstractEventLoop) -> None:
+    def _look_at(self, rest: Iterator[Watched], pause: float, loop: asyncio.AbstractEventLoop) -> None:
         now, began = loop.time(), perf_counter()
-        for connection in rest:
-            connection.check(now)
-            if perf_counter() - began > _SLICE_SECONDS:
-                loop.call_soon(self._look_at, rest, loop)
+        for count, connection in enumerate(rest, start=1):
+            if connection in self._connections:
+                connection.check(now)
+            is_long = perf_counter() - began > _SLICE_SECONDS
+            if is_long or count == _SLICE:
+                wait = min(pause, _BREATH_SECONDS) if is_long else pause
+                loop.call_later(wait, self._look_at, rest, pause, loop)
                 return
-        self._loop = None
-        if self._connections:
-            self.begin(loop)
+        loop.call_later(pause, self._sweep, loop)
 
 
 class Patience:
