@@ -61,9 +61,14 @@ class Entrance:
         self.encrypted += 1
         return True
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        port = self._server.port or 5432
+        if self._server.host:
+            return await asyncio.open_connection(self._server.host, port)
+        return await asyncio.open_unix_connection(f"{self._server.query['host']}/.s.PGSQL.{port}")
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host = self._server.host or "127.0.0.1"
-        upstream, downstream = await asyncio.open_connection(host, self._server.port or 5432)
+        upstream, downstream = await self._connect()
         pumps = [asyncio.create_task(_pump(reader, downstream)), asyncio.create_task(_pump(upstream, writer))]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for pump in pumps:
@@ -97,18 +102,11 @@ async def _ask(url: str) -> Any:
         await database.close()
 
 
-@pytest.fixture
-def tcp_url(database_url: str) -> str:
-    if not make_url(database_url).host:
-        pytest.skip("The server is reached by a socket file.")
-    return database_url
-
-
 @needs_openssl
-async def test_the_server_is_verified_as_the_address_says(tcp_url: str, tmp_path: Path) -> None:
+async def test_the_server_is_verified_as_the_address_says(database_url: str, tmp_path: Path) -> None:
     certificate, key = _certificate(tmp_path, name="localhost")
     stranger, _ = _certificate(tmp_path, name="other.example")
-    entrance = Entrance(tcp_url, certificate, key)
+    entrance = Entrance(database_url, certificate, key)
     async with entrance.open() as url:
         assert await _ask(f"{url}?sslmode=verify-full&sslrootcert={certificate}") == "backstay"
         assert entrance.encrypted == 1
@@ -117,16 +115,17 @@ async def test_the_server_is_verified_as_the_address_says(tcp_url: str, tmp_path
 
 
 @needs_openssl
-async def test_a_certificate_for_another_name_is_refused(tcp_url: str, tmp_path: Path) -> None:
+async def test_a_certificate_for_another_name_is_refused(database_url: str, tmp_path: Path) -> None:
     certificate, key = _certificate(tmp_path, name="other.example")
-    async with Entrance(tcp_url, certificate, key).open() as url:
+    async with Entrance(database_url, certificate, key).open() as url:
         assert await _ask(f"{url}?sslmode=verify-ca&sslrootcert={certificate}") == "backstay"
         with pytest.raises((DBAPIError, ssl.SSLError)):
             await _ask(f"{url}?sslmode=verify-full&sslrootcert={certificate}")
 
 
-async def test_without_us_the_driver_does_not_know_the_word(tcp_url: str) -> None:
-    engine = create_async_engine(make_url(f"{tcp_url}?sslmode=disable").set(drivername="postgresql+asyncpg"))
+async def test_without_us_the_driver_does_not_know_the_word(database_url: str) -> None:
+    url = make_url(database_url).update_query_dict({"sslmode": "disable"})
+    engine = create_async_engine(url.set(drivername="postgresql+asyncpg"))
     with pytest.raises(TypeError, match="sslmode"):
         await engine.connect()
     await engine.dispose()

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
+from sqlalchemy import Column, Integer, MetaData, Table, func, insert, make_url, select
 
 from backstay.db import AsyncSession, Database
 from backstay.settings import DatabaseSettings, Settings
@@ -47,7 +47,7 @@ async def test_the_settings_name_the_test_and_its_database(
 ) -> None:
     assert settings.environment == "test"
     assert database.url.get_backend_name() == database_kind
-    assert settings.database.url.get_secret_value().endswith(str(database.url.database))
+    assert make_url(settings.database.url.get_secret_value()).database == database.url.database
 
 
 @both
@@ -210,6 +210,10 @@ class TestTidiness:
     """Nothing stays on a server that may be somebody's own."""
 
     pytestmark = pytest.mark.databases("postgresql")
+
+    @pytest.fixture(autouse=True)
+    def _same_server(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKSTAY_TEST_POSTGRES_URL", database_url)
 
     def test_everything_is_dropped_at_the_end(self, project: Project, database_url: str) -> None:
         result = project.test(ONE_TABLE, "-s", "--database", "postgresql")

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from sqlalchemy import make_url
 
 from backstay.testing import _postgresql_server
 from backstay.testing._postgresql_server import Missing, find_server
@@ -23,11 +24,12 @@ needs_binaries = pytest.mark.skipif(
 )
 
 
-def accept(url: str) -> None:
+def accept(url: str) -> int:
     """Find nothing wrong with a server."""
+    return 99
 
 
-def refuse(url: str) -> None:
+def refuse(url: str) -> int:
     raise PermissionError("not you")
 
 
@@ -54,9 +56,9 @@ SAY_LATER = 'asyncio.get_running_loop().call_later(0.05, print, "url", database_
 SERVE = """
 import sys
 from contextlib import ExitStack
-from backstay.testing._postgresql_server import _started_server
+from backstay.testing._postgresql_server import _binaries, _started_server
 with ExitStack() as stack:
-    print(_started_server(lambda url: None, stack), flush=True)
+    print(_started_server(_binaries(), lambda url: 15, stack), flush=True)
     sys.stdin.read()
 """
 
@@ -100,15 +102,49 @@ def test_a_local_server_is_asked_as_several_users(
     monkeypatch.setattr(_postgresql_server, "_binaries", lambda: None)
     monkeypatch.setattr("getpass.getuser", lambda: "eve")
 
-    def want_eve(url: str) -> None:
-        if "//eve@" not in url:
-            refuse(url)
+    def want_eve(url: str) -> int:
+        return 15 if "//eve@" in url else refuse(url)
 
     with ExitStack() as stack:
         assert find_server(want_eve, stack) == f"postgresql://eve@127.0.0.1:{listening_port}/postgres"
         missing = find_server(refuse, stack)
     assert isinstance(missing, Missing)
     assert "ada (not you), postgres (not you), eve (not you)" in missing.reason
+
+
+class TestTheSameVersion:
+    """A server that is there is asked for its version; binaries of the same one start a faster one."""
+
+    @pytest.fixture(autouse=True)
+    def _local_server(self, monkeypatch: pytest.MonkeyPatch, listening_port: int) -> None:
+        monkeypatch.delenv("BACKSTAY_TEST_POSTGRES_URL", raising=False)
+        monkeypatch.setattr(_postgresql_server, "_LOCAL", ("127.0.0.1", listening_port))
+        self.local = f"127.0.0.1:{listening_port}"
+
+    def _find(self, version: int) -> str:
+        with ExitStack() as stack:
+            found = find_server(lambda _: version, stack)
+        assert isinstance(found, str)
+        return found
+
+    @needs_binaries
+    def test_is_started(self) -> None:
+        binaries = _postgresql_server._binaries()
+        assert binaries is not None
+        assert "backstay-pg-" in self._find(_postgresql_server._version(binaries))
+
+    def test_is_the_one_that_is_there_when_binaries_are_older_or_newer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_postgresql_server, "_binaries", lambda: Path("/usr/lib/postgresql/14/bin"))
+        assert self.local in self._find(15)
+
+    def test_is_the_one_that_is_there_when_binaries_do_not_work(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(_postgresql_server, "_unprivileged", lambda folder: {})
+        monkeypatch.setattr(_postgresql_server, "_binaries", lambda: tmp_path / "15" / "bin")
+        assert self.local in self._find(15)
 
 
 def test_a_user_without_a_name_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,15 +170,14 @@ class TestBinaries:
             (tmp_path / name).chmod(0o755)
         tmp_path.chmod(0o755)
         monkeypatch.setattr(_postgresql_server, "_unprivileged", lambda folder: {})
-        monkeypatch.setattr(_postgresql_server, "_binaries", lambda: tmp_path)
         with ExitStack() as stack:
-            found = _postgresql_server._started_server(accept, stack)
+            found = _postgresql_server._started_server(tmp_path, accept, stack)
         assert found == Missing(f"{tmp_path} does not start: no disk")
 
     @needs_binaries
     def test_a_server_that_does_not_answer_is_named(self) -> None:
         with ExitStack() as stack:
-            found = _postgresql_server._started_server(refuse, stack)
+            found = _postgresql_server._started_server(_postgresql_server._binaries(), refuse, stack)
         assert isinstance(found, Missing)
         assert "does not answer: not you" in found.reason
 
@@ -164,18 +199,23 @@ class TestBinaries:
 
 
 @pytest.mark.databases("postgresql")
-def test_ctrl_c_leaves_nothing_behind(project: Project, database_url: str) -> None:
+def test_ctrl_c_leaves_nothing_behind(
+    project: Project, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKSTAY_TEST_POSTGRES_URL", database_url)
     project.write(
         test_inner=ONE_TABLE.replace(SAY, f"import asyncio\n    {SAY_LATER}\n    await asyncio.sleep(60)")
     )
     command = [sys.executable, "-u", "-m", "pytest", "-s", "--database", "postgresql"]
     with project.pytester.popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout
-        name = next(line for line in run.stdout if "url postgresql" in line).rpartition("/")[2]
+        line = next(line for line in run.stdout if "url postgresql" in line)
         run.send_signal(signal.SIGINT)
         output = run.stdout.read()
     assert run.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "Error" not in output.replace("KeyboardInterrupt", "")
+    name = make_url(line.split()[-1]).database
+    assert name is not None
     run_name = name.rpartition("_")[0]
     assert not [one for one in ask_server(database_url) if one.startswith(run_name)]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -33,6 +35,9 @@ class PostgreSQLDatabases:
         self._count = 0
         self._names: set[str] = set()
         self._templates: dict[Fill, str] = {}
+        self._wanted: Fill | None = None
+        self._is_wanted_again = False
+        self._spare: str | None = None
         # A DROP waits until every new file of the server is on disk, the copies for other tests too: the
         # cheapest order is create, use, drop, and nothing beside.
         self._one_at_a_time = asyncio.Lock()
@@ -43,13 +48,33 @@ class PostgreSQLDatabases:
         The first call for each `fill` costs a preparation; a copy costs about 10 ms on a server without
         fsync, and 20 to 60 on one with it.
         """
-        if fill not in self._templates:
-            self._templates[fill] = await self._create_template(fill)
-        return self._url(await self._create(f' TEMPLATE "{self._templates[fill]}"{await self._strategy()}'))
+        async with self._one_at_a_time:
+            if fill not in self._templates:
+                self._templates[fill] = await self._create_template(fill)
+            await self._expect(fill)
+            name, self._spare = self._spare or await self._copy(fill), None
+        return self._url(name)
 
     async def drop(self, url: str) -> None:
-        """Remove a database, whoever is still connected to it."""
-        await self._drop(url.partition("?")[0].rpartition("/")[2])
+        """Remove a database, whoever is still connected to it; and have the next one ready.
+
+        Tests that take turns on two kinds of database find it there, made while the other kind was used.
+        """
+        async with self._one_at_a_time:
+            await self._drop(url.partition("?")[0].rpartition("/")[2])
+            if self._is_wanted_again and self._wanted is not None and self._spare is None:
+                self._spare = await self._copy(self._wanted)
+
+    async def _expect(self, fill: Fill) -> None:
+        """Note what tests want; what is ready for others is removed."""
+        self._is_wanted_again = fill == self._wanted
+        self._wanted = fill
+        if self._spare is not None and not self._is_wanted_again:
+            name, self._spare = self._spare, None
+            await self._drop(name)
+
+    async def _copy(self, fill: Fill) -> str:
+        return await self._create(f' TEMPLATE "{self._templates[fill]}"{await self._strategy()}')
 
     async def close(self) -> None:
         """Remove everything that this run made."""
@@ -92,13 +117,11 @@ class PostgreSQLDatabases:
         self._count += 1
         name = f"{self._run}_{self._count:05}"
         self._names.add(name)
-        async with self._one_at_a_time:
-            await self._execute(f'CREATE DATABASE "{name}"{options}')
+        await self._execute(f'CREATE DATABASE "{name}"{options}')
         return name
 
     async def _drop(self, name: str) -> None:
-        async with self._one_at_a_time:
-            await self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        await self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         self._names.discard(name)
 
     async def _execute(self, statement: str) -> list[str]:
@@ -111,20 +134,26 @@ class PostgreSQLDatabases:
         return self._server.url.set(database=name).render_as_string(hide_password=False)
 
 
-async def check_server(url: str) -> None:
-    """Raise unless databases can be created at an address."""
+async def check_server(url: str) -> int:
+    """Return the major version of a server.
+
+    Raises:
+        PermissionError: Databases cannot be created there.
+    """
     server = Database(_settings(url))
     try:
         async with server.reading() as session:
             connection = await session.connection()
             rows = await connection.exec_driver_sql(
-                "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
+                "SELECT rolcreatedb OR rolsuper, current_setting('server_version_num')::int / 10000 "
+                "FROM pg_roles WHERE rolname = current_user"
             )
-            is_allowed = rows.scalar_one()
+            row: Sequence[Any] = rows.one()
     finally:
         await server.close()
-    if not is_allowed:
+    if not row[0]:
         raise PermissionError("this user may not create databases")
+    return int(row[1])
 
 
 def _settings(url: str) -> DatabaseSettings:

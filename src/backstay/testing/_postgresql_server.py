@@ -44,36 +44,48 @@ class Missing:
     """Whether an address was given, so that its failure must not pass for absence."""
 
 
-def find_server(check: Callable[[str], None], stack: ExitStack) -> str | Missing:
+def find_server(check: Callable[[str], int], stack: ExitStack) -> str | Missing:
     """Return the address of a server's maintenance database.
 
-    Looks at BACKSTAY_TEST_POSTGRES_URL, then at the standard local port, then for binaries to start.
+    Looks at BACKSTAY_TEST_POSTGRES_URL, then at the standard local port. Where the binaries of this machine
+    are as new as the server there, or there is none, one is started from them: it need not outlive a power
+    cut, so that it makes databases in a fifth of the time and less.
 
     Args:
-        check: Raises unless databases can be created at an address.
+        check: Returns the major version of a server, or raises unless databases can be created there.
         stack: Stops what was started.
     """
     if url := os.environ.get("BACKSTAY_TEST_POSTGRES_URL"):
-        failure = _failure(check, url)
-        return Missing(f"BACKSTAY_TEST_POSTGRES_URL: {failure}", is_configured=True) if failure else url
-    failures = []
-    for look in (_local_server, _started_server):
-        found = look(check, stack)
-        if isinstance(found, str):
-            return found
-        failures.append(found.reason)
-    return Missing("; ".join(failures))
+        asked = _ask(check, url)
+        if isinstance(asked, Missing):
+            return Missing(f"BACKSTAY_TEST_POSTGRES_URL: {asked.reason}", is_configured=True)
+        return url
+    local = _local_server(check)
+    binaries = _binaries()
+    if isinstance(local, _Local) and (binaries is None or _version(binaries) != local.version):
+        return local.url  # it is the version that the service is made for
+    started = _started_server(binaries, check, stack)
+    if isinstance(started, str):
+        return started
+    return local.url if isinstance(local, _Local) else Missing(f"{local.reason}; {started.reason}")
 
 
-def _failure(check: Callable[[str], None], url: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """A server that is there already."""
+
+    url: str
+    version: int
+
+
+def _ask(check: Callable[[str], int], url: str) -> int | Missing:
     try:
-        check(url)
+        return check(url)
     except Exception as error:  # noqa: BLE001  whatever it is, it is why this server cannot be used
-        return " ".join(str(error).split())[:200] or type(error).__name__
-    return ""
+        return Missing(" ".join(str(error).split())[:200] or type(error).__name__)
 
 
-def _local_server(check: Callable[[str], None], stack: ExitStack) -> str | Missing:
+def _local_server(check: Callable[[str], int]) -> _Local | Missing:
     host, port = _LOCAL
     try:
         socket.create_connection(_LOCAL, timeout=_LOOK_SECONDS).close()
@@ -82,10 +94,10 @@ def _local_server(check: Callable[[str], None], stack: ExitStack) -> str | Missi
     failures = {}
     for user in dict.fromkeys(filter(None, (os.environ.get("PGUSER"), "postgres", _current_user()))):
         url = f"postgresql://{quote(user, safe='')}@{host}:{port}/postgres"
-        failure = _failure(check, url)
-        if not failure:
-            return url
-        failures[user] = failure
+        asked = _ask(check, url)
+        if isinstance(asked, int):
+            return _Local(url, asked)
+        failures[user] = asked.reason
     refusals = ", ".join(f"{user} ({failure})" for user, failure in failures.items())
     return Missing(f"{host}:{port} refuses {refusals}")
 
@@ -97,8 +109,7 @@ def _current_user() -> str | None:
         return None
 
 
-def _started_server(check: Callable[[str], None], stack: ExitStack) -> str | Missing:
-    binaries = _binaries()
+def _started_server(binaries: Path | None, check: Callable[[str], int], stack: ExitStack) -> str | Missing:
     if binaries is None:
         return Missing("no PostgreSQL binaries (initdb, pg_ctl) on this machine")
     try:
@@ -106,8 +117,12 @@ def _started_server(check: Callable[[str], None], stack: ExitStack) -> str | Mis
     except (subprocess.SubprocessError, OSError, LookupError) as error:
         output = getattr(error, "stderr", "") or str(error)
         return Missing(f"{binaries} does not start: {' '.join(output.split())[-300:]}")
-    failure = _failure(check, url)
-    return Missing(f"the server of {binaries} does not answer: {failure}") if failure else url
+    asked = _ask(check, url)
+    return (
+        Missing(f"the server of {binaries} does not answer: {asked.reason}")
+        if isinstance(asked, Missing)
+        else url
+    )
 
 
 def _binaries() -> Path | None:
@@ -122,6 +137,7 @@ def _binaries() -> Path | None:
 
 
 def _version(folder: Path) -> int:
+    """Return the major version in a folder's name, `/usr/lib/postgresql/17/bin`; 0 without one."""
     numbers = re.findall(r"\d+", folder.parent.name)
     return int(numbers[0]) if numbers else 0
 

@@ -6,9 +6,10 @@ A test runs on the kinds of database that `--database` names (`sqlite` unless to
 with `@pytest.mark.databases("sqlite", "postgresql")` runs on both even without the option; where no
 PostgreSQL is found, that half is skipped with the reason.
 
-A server is looked for at the address in BACKSTAY_TEST_POSTGRES_URL, then at 127.0.0.1:5432, and else started
-from the binaries of this machine. With BACKSTAY_REQUIRE_SERVERS=1, as in CI, its absence is a failure, and so
-is a run in which no test used it.
+A server is looked for at the address in BACKSTAY_TEST_POSTGRES_URL, then at 127.0.0.1:5432. Where there is
+none, and where the binaries of this machine are of the same version, one is started from them, for this run
+alone: without fsync it makes databases several times faster. With BACKSTAY_REQUIRE_SERVERS=1, as in CI, its
+absence is a failure, and so is a run in which no test used it.
 """
 
 from __future__ import annotations
