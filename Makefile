@@ -8,6 +8,9 @@ COMPILE = tools/uv pip compile --quiet --universal --python-version 3.11 --gener
 # The service that `make run` writes lives in the repository's own environment.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
+# Tests start hundreds of processes: each would compile all libraries where bytecode may not be kept.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
 
 .PHONY: help run test check prove lock clean
 

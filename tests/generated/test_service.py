@@ -25,6 +25,11 @@ _REPOSITORY = Path(__file__).parents[2]
 _LONGEST_NAME = "a-service-with-the-longest-possible-name"
 _NO_TABLES = sqlalchemy.MetaData()
 _DEADLINE_SECONDS = 120
+# Libraries are compiled once and for all, as they are where they have been installed.
+_COMPILED = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(_REPOSITORY / ".cache/generated-bytecode"),
+}
 _PIPELINE = [
     "ruff check",
     "ruff format --check",
@@ -149,23 +154,54 @@ def test_its_pipeline_is_what_these_tests_run(service: Path) -> None:
     assert pipeline == _PIPELINE
 
 
-@pytest.mark.proof
-def test_its_pipeline_is_green_and_takes_under_15_seconds(tmp_path: Path) -> None:
-    # Libraries are compiled once and for all, as they are where they have been installed.
-    compiled = {
-        "PYTHONDONTWRITEBYTECODE": "",
-        "PYTHONPYCACHEPREFIX": str(_REPOSITORY / ".cache/generated-bytecode"),
-    }
-    began = monotonic()
+def test_its_pipeline_is_green(tmp_path: Path) -> None:
     service = create_service(tmp_path / "shop")
-    *_, tested = [run(service, command, 0, **compiled) for command in _PIPELINE]
-    seconds = monotonic() - began
+    *_, tested = [run(service, command, 0, **_COMPILED) for command in _PIPELINE]
 
     passed, skipped = (sum(map(int, re.findall(rf"(\d+) {word}", tested))) for word in ("passed", "skipped"))
     assert passed
     assert skipped in {0, passed}  # without a PostgreSQL, its half is skipped
-    # Loaded machines and empty caches are slower; the proof is made on a quiet one.
-    assert seconds < 15 or "BACKSTAY_PROVE" not in os.environ, f"{seconds:.1f} s"
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(os.environ.get("BACKSTAY_PROVE") != "1", reason="It is timed at full length only.")
+def test_writing_it_and_its_pipeline_take_under_15_seconds(tmp_path: Path) -> None:
+    """With nothing but what it depends on, as in its own CI, and with nothing checked before."""
+    installed = _install(create_service(tmp_path / "once"), tmp_path / "environment")
+    run(tmp_path / "once", "pytest", 0, **installed)  # compiles the libraries, as an installation does
+    began = monotonic()
+    service = create_service(tmp_path / "shop")
+    for command in _PIPELINE:
+        run(service, command, 0, **installed)
+
+    seconds = monotonic() - began
+    assert seconds < 15, f"{seconds:.1f} s"
+
+
+def _install(service: Path, folder: Path) -> dict[str, str]:
+    """Make an environment as `uv sync` does, and return what commands have to know to use it."""
+    uv = str(_REPOSITORY / "tools/uv")
+    pinned = re.sub(
+        r" \\$|^    --hash.*", "", (_REPOSITORY / "requirements.lock").read_text(), flags=re.MULTILINE
+    )
+    (folder.parent / "constraints.txt").write_text(pinned)
+    in_it = {"VIRTUAL_ENV": str(folder)}
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+    subprocess.run(
+        [
+            *(uv, "pip", "install", "--quiet", "--constraint", str(folder.parent / "constraints.txt")),
+            *("--group", "dev", "--editable", str(_REPOSITORY)),
+        ],
+        check=True,
+        cwd=service,
+        env=os.environ | in_it,
+    )
+    return in_it | {
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        "MYPY_CACHE_DIR": ".mypy_cache",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+    }
 
 
 def test_the_longest_name_breaks_no_rule(tmp_path: Path) -> None:
