@@ -191,6 +191,23 @@ class TestBinaries:
             (folder / "pg_ctl").touch()
         assert _postgresql_server._binaries() == tmp_path / "16" / "bin"
 
+    @needs_binaries
+    @pytest.mark.parametrize("has_room", [True, False])
+    def test_its_files_are_in_memory_where_there_is_room(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_room: bool
+    ) -> None:
+        for folder in (tmp_path, *tmp_path.parents[:-2]):  # for the user who runs it
+            folder.chmod(0o755)
+        monkeypatch.setattr(_postgresql_server, "_MEMORY", tmp_path)
+        monkeypatch.setattr(_postgresql_server, "_ROOM_BYTES", 1 if has_room else 2**62)
+        with ExitStack() as stack:
+            found = _postgresql_server._started_server(_postgresql_server._binaries(), accept, stack)
+            assert isinstance(found, str)
+            assert (str(tmp_path) in unquote(found)) is has_room
+
+    def test_without_such_a_folder_they_are_on_the_disk(self, tmp_path: Path) -> None:
+        assert not _postgresql_server._has_room(tmp_path / "shm")
+
     def test_a_user_other_than_root_runs_it_as_itself(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
