@@ -179,6 +179,7 @@ class Cache:
         try:
             is_still_valid = await self.store.read(request.address.key, request.address.tags) == payload
         except StoreError:
+            _report("read")
             return
         if is_still_valid:
             _logger.error("A valid entry of %s differs from the database.", label.template)
