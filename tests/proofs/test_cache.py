@@ -251,8 +251,8 @@ async def test_the_same_reads_through_cashews_are_stale(database_url: str, redis
 async def test_no_read_is_stale_whatever_dies(database_url: str, redis: RedisServer, length: Any) -> None:
     # A longer life at full length: half of a short one goes into the start.
     run = Run(database_url, redis, life=length(short=(1, 6), full=(1, 20)))
-    reads, kills = length(short=3_000, full=1_000_000), length(short=6, full=200)
-    hits = length(short=150, full=50_000)  # or nothing was cached that could be stale
+    reads, kills = length(short=10_000, full=1_000_000), length(short=20, full=200)
+    hits = length(short=500, full=50_000)  # or nothing was cached that could be stale
     seen = await run(reads=reads, kills=kills, hits=hits, at_most_seconds=length(short=180, full=7200))
 
     sys.stdout.write(f"{seen.kills} kills, {dict(seen.counts)}, {dict(seen.disturbances)}\n")
