@@ -5,6 +5,7 @@ Each read compares the cached value with what the database held just before, and
 
 import asyncio
 import json
+import logging
 import random
 import signal
 import sys
@@ -26,6 +27,8 @@ from backstay.testing._redis_server import RedisServer
 from .caching_worker import KEYS, POINTS, Item, Tables, open_quickly, read_item, read_version
 
 pytestmark = [pytest.mark.proof, pytest.mark.databases("postgresql")]
+
+_logger = logging.getLogger(__name__)
 
 WORKER = Path(__file__).with_name("caching_worker.py")
 AT_ONCE = 4
@@ -255,7 +258,7 @@ async def test_no_read_is_stale_whatever_dies(database_url: str, redis: RedisSer
     hits = length(short=500, full=50_000)  # or nothing was cached that could be stale
     seen = await run(reads=reads, kills=kills, hits=hits, at_most_seconds=length(short=180, full=7200))
 
-    sys.stdout.write(f"{seen.kills} kills, {dict(seen.counts)}, {dict(seen.disturbances)}\n")
+    _logger.info("%d kills, %s, %s", seen.kills, dict(seen.counts), dict(seen.disturbances))
     assert seen.stale == []
     assert seen.counts["reads"] >= reads
     assert seen.kills >= kills
