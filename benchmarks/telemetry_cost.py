@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from datetime import timedelta
@@ -25,8 +27,7 @@ from typing import Any, TextIO, cast
 
 from fastapi import APIRouter
 from pydantic import BaseModel, SecretStr
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
 
 from backstay import Settings, create_app, events, public
 from backstay.app._exchange import Exchange
@@ -141,20 +142,16 @@ async def contend(name: str) -> None:
 
 
 def remove_hooks() -> None:
-    """Make requests what they were before telemetry: without the places at which it would be told."""
-
-    async def send(self: Exchange, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = MutableHeaders(raw=message.setdefault("headers", []))
-            headers[self._installation.request_id_header] = self.request_id
-            for name, value in self._installation.response_headers:
-                headers.setdefault(name, value)
-        await self._send_outside(message)
-
-    Exchange.send = send  # type: ignore[method-assign]  # the point
-    for name in ("_mask_span", "_count"):
-        setattr(Exchange, name, lambda self: None)
+    """Take the places out of a request at which telemetry would be told, and nothing else."""
+    for name, hook in (("run", "self._mask_span()"), ("send", "self._count()"), ("_finish", "self._count()")):
+        method = getattr(Exchange, name)
+        lines = textwrap.dedent(inspect.getsource(method)).splitlines()
+        kept = [line for line in lines if not line.strip().startswith(hook)]
+        if len(kept) != len(lines) - 1:
+            raise LookupError(f"Exchange.{name} calls {hook} no longer, or more than once.")
+        made: dict[str, Any] = {}
+        exec("\n".join(kept), method.__globals__, made)  # noqa: S102  our own source
+        setattr(Exchange, name, made[name])
 
 
 async def time_calls_us(ask: Ask) -> float:
