@@ -11,6 +11,7 @@ CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 DEADLINE_SECONDS = 900
 
 
+@pytest.mark.proof
 @pytest.mark.databases("sqlite")
 def test_every_check_of_schemathesis_passes(shop_url: str, tmp_path: Path) -> None:
     examples = "200" if os.environ.get("BACKSTAY_PROVE") == "1" else "3"
