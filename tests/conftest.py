@@ -16,6 +16,9 @@ from backstay.logging import clear_context
 
 pytest_plugins = ["backstay.testing", "pytester"]
 
+# Tests write modules, import them and write them anew: bytecode of the same second and size would be used.
+sys.dont_write_bytecode = True
+
 _LIBRARY = str(Path(backstay.__file__).parent)
 _unpickled: list[str] = []
 
