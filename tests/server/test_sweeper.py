@@ -39,6 +39,15 @@ async def test_each_connection_is_looked_at_in_every_period_and_they_are_spread_
     assert len(first) == 10  # times sixteen
 
 
+async def test_a_full_go_is_no_reason_to_come_later() -> None:
+    connections, opened = _open(16)
+    Sweeper(connections).begin(asyncio.get_running_loop())
+    await asyncio.sleep(10.5 * _PERIOD_SECONDS)
+    connections.clear()
+
+    assert min(len(connection.looks) for connection in opened) >= 7  # of ten; five at half the pace
+
+
 async def test_one_that_takes_long_gives_the_others_a_turn() -> None:
     connections, opened = _open(10, costs_seconds=0.003)
     Sweeper(connections).begin(asyncio.get_running_loop())

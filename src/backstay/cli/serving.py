@@ -30,7 +30,7 @@ _ENDING_SECONDS = 5
 """How long after the grace requests that the app itself has ended may take to end."""
 
 _COLLECTED_AT_ONCE = 10_000
-"""Objects: about 2 ms when all of them are in use, and 2 MB when none is."""
+"""Objects; when all of them are in use, a collection takes about 2 ms."""
 
 _WORKER_SECONDS = 30
 """How long a worker may import the app, on a busy machine, before it is taken for dead."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from math import ceil
 from time import perf_counter
 from typing import Protocol
 
@@ -53,7 +52,7 @@ class Sweeper:
             return
         # A connection that became a WebSocket has limits of its own.
         watched = [connection for connection in self._connections if hasattr(connection, "check")]
-        pause = _PERIOD_SECONDS / max(1, ceil(len(watched) / _SLICE))
+        pause = _PERIOD_SECONDS / (len(watched) // _SLICE + 1)
         self._look_at(iter(watched), pause, loop)
 
     def _look_at(self, rest: Iterator[Watched], pause: float, loop: asyncio.AbstractEventLoop) -> None:

@@ -54,7 +54,7 @@ def find_server(check: Callable[[str], int], stack: ExitStack) -> str | Missing:
     """Return the address of a server's maintenance database.
 
     Looks at BACKSTAY_TEST_POSTGRES_URL, then at the standard local port. Where the binaries of this machine
-    are as new as the server there, or there is none, one is started from them: it need not outlive a power
+    are of the version that answers there, or none does, one is started from them: it need not outlive a power
     cut, so that it makes databases in a fifth of the time and less.
 
     Args:
