@@ -1,98 +1,124 @@
 """The sweeper sees every connection in time, and never keeps the others waiting for long."""
 
-import asyncio
-from time import sleep
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import cast
 
 from backstay.server.sweeper import Sweeper
 
 _PERIOD_SECONDS = 0.25
 
 
+class Loop:
+    """What the sweeper needs of an event loop, on a clock of its own: a busy machine changes nothing here."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.longest = 0.0
+        """So many seconds took the longest call: everybody else waits for it."""
+        self._due: list[tuple[float, Callable[[], object]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> None:
+        self._due.append((self.now + delay, partial(callback, *args)))
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        until = self.now + seconds
+        while self._due and (following := min(self._due, key=lambda due: due[0]))[0] <= until:
+            self._due.remove(following)
+            when, call = following
+            began = self.now = max(self.now, when)
+            call()
+            self.longest = max(self.longest, self.now - began)
+        self.now = max(self.now, until)
+
+    @property
+    def rests(self) -> bool:
+        return not self._due
+
+
 class Connection:
     """Notes when it was looked at."""
 
-    def __init__(self, others: set[object], *, costs_seconds: float = 0.0) -> None:
+    def __init__(self, loop: Loop, *, costs_seconds: float) -> None:
         self.looks: list[float] = []
-        self._others = others
+        self._loop = loop
         self._costs_seconds = costs_seconds
 
     def check(self, now: float) -> None:
         self.looks.append(now)
-        sleep(self._costs_seconds)
+        self._loop.now += self._costs_seconds
 
 
-def _open(count: int, *, costs_seconds: float = 0.0) -> tuple[set[object], list[Connection]]:
-    connections: set[object] = set()
-    opened = [Connection(connections, costs_seconds=costs_seconds) for _ in range(count)]
-    connections.update(opened)
-    return connections, opened
+class Watch:
+    """A sweeper and the connections it looks at."""
+
+    def __init__(self, count: int, *, costs_seconds: float = 0.0) -> None:
+        self.loop = Loop()
+        self.opened = [Connection(self.loop, costs_seconds=costs_seconds) for _ in range(count)]
+        self.connections: set[object] = set(self.opened)
+        self.sweeper = Sweeper(self.connections, clock=self.loop.time)
+        self.begin()
+
+    def begin(self) -> None:
+        self.sweeper.begin(cast("AbstractEventLoop", self.loop))
+
+    def run(self, periods: float) -> None:
+        self.loop.run(periods * _PERIOD_SECONDS)
 
 
-async def test_each_connection_is_looked_at_in_every_period_and_they_are_spread_over_it() -> None:
-    connections, opened = _open(160)
-    Sweeper(connections).begin(asyncio.get_running_loop())
-    await asyncio.sleep(2.9 * _PERIOD_SECONDS)
-    connections.clear()
+def test_each_connection_is_looked_at_in_every_period_and_they_are_spread_over_it() -> None:
+    watch = Watch(160)
+    watch.run(101)
 
-    assert {len(connection.looks) for connection in opened} <= {1, 2}
-    first = sorted({connection.looks[0] for connection in opened})
-    assert len(first) == 10  # times sixteen
+    longest = max(later - look for one in watch.opened for look, later in pairwise(one.looks))
+    assert longest <= 1.2 * _PERIOD_SECONDS
+    assert len({one.looks[0] for one in watch.opened}) == 10  # times sixteen
 
 
-async def test_a_full_go_is_no_reason_to_come_later() -> None:
-    connections, opened = _open(16)
-    Sweeper(connections).begin(asyncio.get_running_loop())
-    await asyncio.sleep(10.5 * _PERIOD_SECONDS)
-    connections.clear()
+def test_a_full_go_is_no_reason_to_come_later() -> None:
+    watch = Watch(16)
+    watch.run(10.5)
 
-    assert min(len(connection.looks) for connection in opened) >= 7  # of ten; five at half the pace
+    assert {len(one.looks) for one in watch.opened} == {10}  # five at half the pace
 
 
-async def test_one_that_takes_long_gives_the_others_a_turn() -> None:
-    connections, opened = _open(10, costs_seconds=0.003)
-    Sweeper(connections).begin(asyncio.get_running_loop())
-    longest, until = 0.0, asyncio.get_running_loop().time() + 2 * _PERIOD_SECONDS
-    while (began := asyncio.get_running_loop().time()) < until:
-        await asyncio.sleep(0.001)
-        longest = max(longest, asyncio.get_running_loop().time() - began)
-    connections.clear()
+def test_one_that_takes_long_gives_the_others_a_turn() -> None:
+    watch = Watch(10, costs_seconds=0.003)
+    watch.run(2)
 
-    assert all(connection.looks for connection in opened)
-    assert longest < 10 * 0.003  # all of them in one go
+    assert all(one.looks for one in watch.opened)
+    assert watch.loop.longest < 2 * 0.003  # all ten would be one go
 
 
-class Last(Connection):
-    """Ends all others."""
+def test_one_that_has_left_meanwhile_is_not_looked_at_any_more() -> None:
+    watch = Watch(160)
+    watch.run(1)
+    seen = [one for one in watch.opened if one.looks]
+    left = next(one for one in watch.opened if not one.looks)
+    watch.connections.remove(left)
+    watch.run(0.99)
 
-    def check(self, now: float) -> None:
-        super().check(now)
-        self._others.intersection_update({self})
-
-
-async def test_one_that_has_left_meanwhile_is_not_looked_at_any_more() -> None:
-    connections: set[object] = set()
-    opened = [Last(connections) for _ in range(32)]
-    connections.update(opened)
-    Sweeper(connections).begin(asyncio.get_running_loop())
-    await asyncio.sleep(2.5 * _PERIOD_SECONDS)
-    connections.clear()
-
-    assert sum(bool(connection.looks) for connection in opened) == 1
+    assert len(seen) == 16
+    assert [one for one in watch.opened if not one.looks] == [left]
 
 
-async def test_it_rests_without_connections_and_begins_again() -> None:
-    connections, opened = _open(1)
-    sweeper, loop = Sweeper(connections), asyncio.get_running_loop()
-    sweeper.begin(loop)
-    await asyncio.sleep(1.5 * _PERIOD_SECONDS)
-    connections.clear()
-    await asyncio.sleep(1.5 * _PERIOD_SECONDS)
-    seen = len(opened[0].looks)
+def test_it_rests_without_connections_and_begins_again() -> None:
+    watch = Watch(1)
+    watch.run(1.5)
+    watch.connections.clear()
+    watch.run(1.5)
+    assert watch.loop.rests
+    seen = len(watch.opened[0].looks)
 
-    connections.update(opened)
-    await asyncio.sleep(1.5 * _PERIOD_SECONDS)
-    assert len(opened[0].looks) == seen
-    sweeper.begin(loop)
-    await asyncio.sleep(1.5 * _PERIOD_SECONDS)
-    connections.clear()
-    assert len(opened[0].looks) > seen
+    watch.connections.update(watch.opened)
+    watch.run(1.5)
+    assert len(watch.opened[0].looks) == seen
+    watch.begin()
+    watch.run(1.5)
+    assert len(watch.opened[0].looks) > seen

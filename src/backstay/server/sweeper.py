@@ -7,7 +7,7 @@ others wait until the last one is told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from time import perf_counter
 from typing import Protocol
@@ -34,10 +34,14 @@ class Sweeper:
 
     Args:
         connections: Those of the server; others than ours are among them.
+        clock: Seconds, for how long a go takes: the event loop's own clock may stand still meanwhile.
     """
 
-    def __init__(self, connections: AbstractSet[object]) -> None:
+    def __init__(
+        self, connections: AbstractSet[object], *, clock: Callable[[], float] = perf_counter
+    ) -> None:
         self._connections = connections
+        self._clock = clock
         self._is_checking = False
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -56,11 +60,11 @@ class Sweeper:
         self._look_at(iter(watched), pause, loop)
 
     def _look_at(self, rest: Iterator[Watched], pause: float, loop: asyncio.AbstractEventLoop) -> None:
-        now, began = loop.time(), perf_counter()
+        now, began = loop.time(), self._clock()
         for count, connection in enumerate(rest, start=1):
             if connection in self._connections:
                 connection.check(now)
-            is_long = perf_counter() - began > _SLICE_SECONDS
+            is_long = self._clock() - began > _SLICE_SECONDS
             if is_long or count == _SLICE:
                 wait = min(pause, _BREATH_SECONDS) if is_long else pause
                 loop.call_later(wait, self._look_at, rest, pause, loop)
