@@ -9,73 +9,78 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from typing import Final
 
 from backstay.app.limits import RateLimit, rate_limit
+from backstay.settings.security import SecuritySettings
 
-__all__ = ["count_confirmation", "count_login", "count_refresh", "count_reset"]
-
-_LOGIN: Final = (
-    rate_limit("logins:{ip}", limit=50, per="15m"),
-    rate_limit("logins", limit=600, per="1m"),
-)
-_LOGIN_OF_ACCOUNT: Final = (
-    rate_limit("logins:{account}:{ip}", limit=5, per="15m"),
-    rate_limit("logins:{account}", limit=100, per="1h"),
-)
-_REFRESH: Final = (
-    rate_limit("refreshes:{ip}", limit=600, per="15m"),
-    rate_limit("refreshes", limit=6000, per="1m"),
-)
-_REFRESH_OF_TOKEN: Final = (rate_limit("refreshes:{token}", limit=10, per="1m"),)
-_RESET: Final = (
-    rate_limit("resets:{ip}", limit=20, per="1h"),
-    rate_limit("resets", limit=300, per="1m"),
-)
-_CONFIRMATION: Final = (
-    rate_limit("confirmations:{ip}", limit=30, per="1h"),
-    rate_limit("confirmations", limit=300, per="1m"),
-)
-_RESET_OF_ACCOUNT: Final = (rate_limit("resets:{account}", limit=3, per="1h"),)
+__all__ = ["LoginLimits"]
 
 
-async def count_login(login: str) -> None:
-    """Count an attempt to log in.
+class LoginLimits:
+    """Counts the attempts of a service's callers.
 
-    Raises:
-        RateLimitedError: It is one too many.
+    Args:
+        settings: How many may come from one address, and from all: many users may share one.
     """
-    await _hit(_LOGIN)
-    await _hit(_LOGIN_OF_ACCOUNT, account=_digest(login))
 
+    def __init__(self, settings: SecuritySettings) -> None:
+        self._login = (
+            rate_limit("logins:{ip}", limit=settings.logins_per_address, per="15m"),
+            rate_limit("logins", limit=settings.logins_per_minute, per="1m"),
+        )
+        self._login_of_account = (
+            rate_limit("logins:{account}:{ip}", limit=5, per="15m"),
+            rate_limit("logins:{account}", limit=100, per="1h"),
+        )
+        self._refresh = (
+            rate_limit("refreshes:{ip}", limit=settings.refreshes_per_address, per="15m"),
+            rate_limit("refreshes", limit=settings.refreshes_per_minute, per="1m"),
+        )
+        self._refresh_of_token = (rate_limit("refreshes:{token}", limit=10, per="1m"),)
+        self._reset = (
+            rate_limit("resets:{ip}", limit=20, per="1h"),
+            rate_limit("resets", limit=300, per="1m"),
+        )
+        self._reset_of_account = (rate_limit("resets:{account}", limit=3, per="1h"),)
+        self._confirmation = (
+            rate_limit("confirmations:{ip}", limit=30, per="1h"),
+            rate_limit("confirmations", limit=300, per="1m"),
+        )
 
-async def count_refresh(refresh_token: str) -> None:
-    """Count an attempt to get another access token.
+    async def count_login(self, login: str) -> None:
+        """Count an attempt to log in.
 
-    Raises:
-        RateLimitedError: It is one too many.
-    """
-    await _hit(_REFRESH)
-    await _hit(_REFRESH_OF_TOKEN, token=_digest(refresh_token))
+        Raises:
+            RateLimitedError: It is one too many.
+        """
+        await _hit(self._login)
+        await _hit(self._login_of_account, account=_digest(login))
 
+    async def count_refresh(self, refresh_token: str) -> None:
+        """Count an attempt to get another access token.
 
-async def count_reset(login: str) -> None:
-    """Count a request for a message to an account.
+        Raises:
+            RateLimitedError: It is one too many.
+        """
+        await _hit(self._refresh)
+        await _hit(self._refresh_of_token, token=_digest(refresh_token))
 
-    Raises:
-        RateLimitedError: It is one too many.
-    """
-    await _hit(_RESET)
-    await _hit(_RESET_OF_ACCOUNT, account=_digest(login))
+    async def count_reset(self, login: str) -> None:
+        """Count a request for a message to an account.
 
+        Raises:
+            RateLimitedError: It is one too many.
+        """
+        await _hit(self._reset)
+        await _hit(self._reset_of_account, account=_digest(login))
 
-async def count_confirmation() -> None:
-    """Count an attempt to use what was in a message.
+    async def count_confirmation(self) -> None:
+        """Count an attempt to use what was in a message.
 
-    Raises:
-        RateLimitedError: It is one too many.
-    """
-    await _hit(_CONFIRMATION)
+        Raises:
+            RateLimitedError: It is one too many.
+        """
+        await _hit(self._confirmation)
 
 
 async def _hit(limits: tuple[RateLimit, ...], **values: object) -> None:

@@ -22,6 +22,9 @@ MAX_ACCESS_TTL: Final = timedelta(minutes=15)
 MAX_LEEWAY: Final = timedelta(seconds=30)
 """Clocks that are further apart than this are broken."""
 
+_HIGHEST_LIMIT: Final = 10_000
+"""As much as a rate limit counts."""
+
 
 class SecuritySettings(SettingsSection):
     """Who issues the access tokens, for how long they are good, and what a password has to be."""
@@ -96,6 +99,28 @@ class SecuritySettings(SettingsSection):
     )
     password_queue: int = Field(
         default=50, ge=0, description="How many more may wait for that; the next one is answered with 503."
+    )
+    logins_per_address: int = Field(
+        default=50,
+        ge=5,
+        le=_HIGHEST_LIMIT,
+        description="How often logins are tried from one address in 15 minutes. More where many users share "
+        "one, as behind the router of an office.",
+    )
+    logins_per_minute: int = Field(
+        default=600, ge=5, le=_HIGHEST_LIMIT, description="How often logins are tried in a minute, by all."
+    )
+    refreshes_per_address: int = Field(
+        default=600,
+        ge=10,
+        le=_HIGHEST_LIMIT,
+        description="How often access tokens are refreshed from one address in 15 minutes.",
+    )
+    refreshes_per_minute: int = Field(
+        default=6_000,
+        ge=10,
+        le=_HIGHEST_LIMIT,
+        description="How often access tokens are refreshed in a minute, by all.",
     )
 
     @field_validator("issuer")

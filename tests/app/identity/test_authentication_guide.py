@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backstay.app import _login_limits
+from backstay.app._login_limits import LoginLimits
+from backstay.settings import SecuritySettings
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "guides" / "authentication.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
@@ -76,11 +77,20 @@ def test_its_service_passes_its_test(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["5 logins in 15 minutes", "100 an hour", "50 in 15 minutes", "600 a minute"]
+    "name",
+    [
+        "5 logins in 15 minutes",
+        "100 an hour",
+        "50 in 15 minutes",
+        "600 a minute",
+        "600 in 15 minutes",
+        "6000 a minute",
+    ],
 )
 def test_its_limits_are_those_of_the_code(name: str) -> None:
     spans = {"15 minutes": 900, "hour": 3600, "a minute": 60}
-    limits = (*_login_limits._LOGIN, *_login_limits._LOGIN_OF_ACCOUNT)
+    counter = LoginLimits(SecuritySettings())
+    limits = (*counter._login, *counter._login_of_account, *counter._refresh)
     counted = {(limit.dependency.quota.limit, limit.dependency.quota.per.total_seconds()) for limit in limits}
     count = int(name.split(maxsplit=1)[0])
     seconds = next(seconds for words, seconds in spans.items() if words in name)

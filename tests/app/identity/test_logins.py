@@ -382,6 +382,38 @@ class TestLimits:
         assert statuses == [400] * 50 + [429]
 
 
+@pytest.mark.databases("sqlite")
+class TestLimitsThatAreSet:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        fewer = {
+            "logins_per_address": 5,
+            "logins_per_minute": 8,
+            "refreshes_per_address": 10,
+            "refreshes_per_minute": 13,
+        }
+        security = settings.security.model_copy(update=fewer)
+        return settings.model_copy(update={"security": security})
+
+    async def test_logins_count_by_address_and_together(self, app: FastAPI, client: AsyncClient) -> None:
+        statuses = [(await log_in(client, f"{number}@example.org")).status_code for number in range(6)]
+        async with calling(app, "192.0.2.9") as other:
+            from_elsewhere = [
+                (await log_in(other, f"{number}@example.net")).status_code for number in range(4)
+            ]
+
+        assert statuses == [400] * 5 + [429]
+        assert from_elsewhere == [400] * 3 + [429]
+
+    async def test_refreshes_count_by_address_and_together(self, app: FastAPI, client: AsyncClient) -> None:
+        statuses = [(await refresh(client, f"token-{number}")).status_code for number in range(11)]
+        async with calling(app, "192.0.2.9") as other:
+            from_elsewhere = [(await refresh(other, f"other-{number}")).status_code for number in range(4)]
+
+        assert statuses == [400] * 10 + [429]
+        assert from_elsewhere == [400] * 3 + [429]
+
+
 class TestDiscovery:
     async def test_clients_find_the_endpoints_and_the_keys(
         self, settings: Settings, client: AsyncClient
