@@ -78,6 +78,7 @@ def test_an_answer_does_not_name_the_server_and_its_log_has_one_shape(
     project: Any, serve: Any, get: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINY_ENVIRONMENT", "production")
+    monkeypatch.setenv("TINY_SERVER__DRAIN", "0s")
     monkeypatch.setenv("TINY_DATABASE__URL", "sqlite:///service.db")
     served = serve("run", "--port", "0")
     answer = get(f"{served.wait_for_address()}/things")
