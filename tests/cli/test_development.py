@@ -116,6 +116,28 @@ def test_a_wrong_setting_is_one_message(
     assert "Traceback" not in outcome.err
 
 
+def test_while_the_welcome_is_written_requests_are_served(project: Any, serve: Any) -> None:
+    project.main.write_text(
+        project.main.read_text()
+        + """
+import asyncio
+import sys
+
+def slow():
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        print("nobody waits", file=sys.stderr)
+    return {"paths": {}}
+
+app.openapi = slow
+"""
+    )
+    served = serve("dev", "--port", "0")
+
+    served.wait_for("nobody waits")
+
+
 def test_an_openapi_document_that_cannot_be_made_does_not_stop_the_service(project: Any, serve: Any) -> None:
     project.main.write_text(
         project.main.read_text() + "\n\ndef broken():\n    raise ValueError\n\n\napp.openapi = broken\n"

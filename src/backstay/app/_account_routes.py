@@ -61,15 +61,15 @@ def make_account_router() -> APIRouter:
     """Return the routes; none of them has anything to say but its status."""
     router = APIRouter(prefix="/account", tags=["authentication"], default_response_class=Response)
     post = router.post
-    post("/password", status_code=204, responses=_OWN)(change)
-    post("/password/reset/request", status_code=202, responses=_LIMITED, dependencies=[public])(ask_for_reset)
-    post("/password/reset", status_code=204, responses=_TOKEN, dependencies=[public])(reset)
-    post("/verification/request", status_code=202, responses=_OWN)(ask_for_verification)
-    post("/verification", status_code=204, responses=_TOKEN, dependencies=[public])(verify)
+    post("/password", status_code=204, responses=_OWN)(change_own_password)
+    post("/password/reset/request", status_code=202, responses=_LIMITED, dependencies=[public])(request_reset)
+    post("/password/reset", status_code=204, responses=_TOKEN, dependencies=[public])(choose_new_password)
+    post("/verification/request", status_code=202, responses=_OWN)(request_verification)
+    post("/verification", status_code=204, responses=_TOKEN, dependencies=[public])(verify_address)
     return router
 
 
-async def change(change: PasswordChange, principal: PrincipalDep, request: Request) -> None:
+async def change_own_password(change: PasswordChange, principal: PrincipalDep, request: Request) -> None:
     """Change the password; every other login of the account ends."""
     _require_user(principal)
     identity = identity_of(request)
@@ -82,14 +82,14 @@ async def change(change: PasswordChange, principal: PrincipalDep, request: Reque
     )
 
 
-async def ask_for_reset(wanted: ResetRequest, request: Request) -> None:
+async def request_reset(wanted: ResetRequest, request: Request) -> None:
     """Have a message sent by which an account's owner can choose a new password, if there is one."""
     identity = identity_of(request)
     await identity.limits.count_reset(wanted.login)
     identity.runtime.background.start(send_reset(identity, wanted.login), name="backstay.reset")
 
 
-async def reset(wanted: PasswordReset, request: Request) -> None:
+async def choose_new_password(wanted: PasswordReset, request: Request) -> None:
     """Choose a new password by what the message brought; every login of the account ends."""
     identity = identity_of(request)
     await identity.limits.count_confirmation()
@@ -100,7 +100,7 @@ async def reset(wanted: PasswordReset, request: Request) -> None:
     )
 
 
-async def ask_for_verification(principal: PrincipalDep, request: Request) -> None:
+async def request_verification(principal: PrincipalDep, request: Request) -> None:
     """Have a message sent that lets the account's owner show that its address is its own."""
     _require_user(principal)
     identity = identity_of(request)
@@ -109,7 +109,7 @@ async def ask_for_verification(principal: PrincipalDep, request: Request) -> Non
     identity.runtime.background.start(sending, name="backstay.verification")
 
 
-async def verify(wanted: AddressVerification, request: Request) -> None:
+async def verify_address(wanted: AddressVerification, request: Request) -> None:
     """Show that the account's address is its owner's, by what the message brought."""
     identity = identity_of(request)
     await identity.limits.count_confirmation()

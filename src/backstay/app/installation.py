@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import anyio.lowlevel
 from starlette.routing import BaseRoute
 
 from backstay.app._caching import outbox_tables, relaying
@@ -147,6 +148,7 @@ class Installation:
             if self.identity_options is not None:
                 self.identity = await stack.enter_async_context(self.identity_options.running(runtime))
             self.runtime, self.observation = runtime, observation
+            await anyio.lowlevel.checkpoint()  # its first use imports for up to 0.2 s: not in a request
             self._turns.clear()  # locks belong to the event loop that used them
             self.key_turns = KeyTurns(self.settings.idempotency.wait)
             tasks = (

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from threading import Lock
 from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
@@ -41,13 +42,15 @@ def refine_openapi(app: FastAPI, *, has_problems: bool = True) -> None:
     app.separate_input_output_schemas = True
     plain = app.openapi
     refined: list[_Json] = []
+    turn = Lock()  # one thread makes it, the others wait
 
     def openapi() -> _Json:
-        document = _build(plain)
-        if not refined or document is not refined[0]:
-            _refine(document, app, has_problems=has_problems)
-            refined[:] = [document]
-        return document
+        with turn:
+            document = _build(plain)
+            if not refined or document is not refined[0]:
+                _refine(document, app, has_problems=has_problems)
+                refined[:] = [document]
+            return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document
 

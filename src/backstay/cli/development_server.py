@@ -1,5 +1,6 @@
 """The process of `backstay dev` that serves: it is replaced when the code changes."""
 
+import asyncio
 import logging
 import socket
 import sys
@@ -73,9 +74,9 @@ class _Server(uvicorn.Server):
         self._call = call
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then call back."""
+        """Start, then call back, in a thread: requests are answered meanwhile."""
         await super().startup(sockets)
-        self._call()
+        await asyncio.to_thread(self._call)
 
 
 def _find_places(loaded: LoadedApp) -> list[tuple[str, str]]:
