@@ -60,10 +60,12 @@ def serve_project(  # noqa: PLR0913  what the watching process knows
 def _welcome(loaded: LoadedApp, listener: socket.socket, outbox: Connection) -> None:
     outbox.send(listener)
     address = describe_address(listener)
-    say(f"{loaded.settings.name} answers at {address} ({loaded.settings.environment}).")
-    for title, path in _find_places(loaded):
-        say(f"  {title:<14} {address}{path}")
-    say(f"Ctrl-C stops it; a change in {loaded.project.source_folder.name} starts it again.")
+    lines = [
+        f"{loaded.settings.name} answers at {address} ({loaded.settings.environment}).",
+        *(f"  {title:<14} {address}{path}" for title, path in _find_places(loaded)),
+        f"Ctrl-C stops it; a change in {loaded.project.source_folder.name} starts it again.",
+    ]
+    say("\n".join(lines))
 
 
 class _Server(uvicorn.Server):

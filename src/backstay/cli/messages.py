@@ -27,7 +27,7 @@ NOBODY_READS = 141
 
 
 def say(message: str) -> None:
-    """Write a line of talk to standard error."""
+    """Write talk to standard error."""
     typer.echo(message, err=True)
 
 
