@@ -1,24 +1,23 @@
 """Empty databases of both kinds, for the tests of column types, models and migrations.
 
-These tests stand below `Database` and the plugin's own fixtures, so they bring an engine of their own.
+These tests stand below `Database`, so they bring an engine of their own.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import asyncpg
 import pytest
 from sqlalchemy import event
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-SERVER = os.environ.get("BACKSTAY_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+from backstay.db import Database
+from backstay.testing._databases import DatabaseMaker, ServerMissingError
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -29,42 +28,36 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def empty_url(backend: str, tmp_path: Path) -> AsyncIterator[str]:
+def empty_url(backend: str, tmp_path: Path, _database_maker: DatabaseMaker) -> Iterator[str]:
     """The address of an empty database that is gone afterwards."""
     if backend == "sqlite":
         yield f"sqlite+aiosqlite:///{tmp_path / 'empty.db'}"
         return
-    async with _created_on_the_server() as url:
+    with _created_on_the_server(_database_maker) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-async def shared_postgresql_url() -> AsyncIterator[str]:
+def shared_postgresql_url(_database_maker: DatabaseMaker) -> Iterator[str]:
     """The address of a PostgreSQL database that the tests of a module share, one after the other."""
-    async with _created_on_the_server() as url:
+    with _created_on_the_server(_database_maker) as url:
         yield url
 
 
-@asynccontextmanager
-async def _created_on_the_server() -> AsyncIterator[str]:
-    server = await _connect_or_skip()
-    name = f"backstay_test_{uuid4().hex}"
+@contextmanager
+def _created_on_the_server(maker: DatabaseMaker) -> Iterator[str]:
     try:
-        await server.execute(f"CREATE DATABASE {name}")
-        address = SERVER.rsplit("/", 1)[0].replace("postgresql://", "postgresql+asyncpg://")
-        yield f"{address}/{name}"
-    finally:
-        await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        await server.close()
-
-
-async def _connect_or_skip() -> asyncpg.Connection[Any]:
-    try:
-        return await asyncpg.connect(SERVER, timeout=5)
-    except (OSError, TimeoutError) as error:
-        if os.environ.get("BACKSTAY_REQUIRE_SERVERS"):
+        url = maker.create("postgresql", _leave_empty)
+    except ServerMissingError as error:
+        if error.is_configured or os.environ.get("BACKSTAY_REQUIRE_SERVERS"):
             raise
-        pytest.skip(f"no PostgreSQL answers: {error}")
+        pytest.skip(str(error))
+    yield make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+    maker.remove("postgresql", url)
+
+
+async def _leave_empty(database: Database) -> None:
+    pass
 
 
 @pytest.fixture
