@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import MetaData
 
-from backstay.app._login_limits import LoginLimits
+from backstay.app import _login_limits
 from backstay.db import Database
 from backstay.db.outbox import outbox_table
 from backstay.security.key_file import write_key_ring
@@ -57,11 +57,10 @@ def metadata() -> MetaData:
 def _unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     """One caller does here what thousands do elsewhere; the limits have their own tests."""
 
-    async def count(_self: LoginLimits, _what: str) -> None:
+    async def admit(limits: object, **values: object) -> None:
         pass
 
-    monkeypatch.setattr(LoginLimits, "count_login", count)
-    monkeypatch.setattr(LoginLimits, "count_refresh", count)
+    monkeypatch.setattr(_login_limits, "_hit", admit)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 
+from backstay.app._login_limits import count_confirmation, count_login, count_reset
 from backstay.app._messages import send_reset, send_verification
 from backstay.app._passwords import change_password, confirm_address, reset_password
 from backstay.app._principals import identity_of
@@ -72,10 +73,9 @@ def make_account_router() -> APIRouter:
 async def change_own_password(change: PasswordChange, principal: PrincipalDep, request: Request) -> None:
     """Change the password; every other login of the account ends."""
     _require_user(principal)
-    identity = identity_of(request)
-    await identity.limits.count_login(principal.subject)
+    await count_login(principal.subject)
     await change_password(
-        identity,
+        identity_of(request),
         principal,
         current=change.current_password.get_secret_value(),
         new=change.new_password.get_secret_value(),
@@ -84,17 +84,16 @@ async def change_own_password(change: PasswordChange, principal: PrincipalDep, r
 
 async def request_reset(wanted: ResetRequest, request: Request) -> None:
     """Have a message sent by which an account's owner can choose a new password, if there is one."""
+    await count_reset(wanted.login)
     identity = identity_of(request)
-    await identity.limits.count_reset(wanted.login)
     identity.runtime.background.start(send_reset(identity, wanted.login), name="backstay.reset")
 
 
 async def choose_new_password(wanted: PasswordReset, request: Request) -> None:
     """Choose a new password by what the message brought; every login of the account ends."""
-    identity = identity_of(request)
-    await identity.limits.count_confirmation()
+    await count_confirmation()
     await reset_password(
-        identity,
+        identity_of(request),
         token=wanted.token.get_secret_value(),
         new=wanted.new_password.get_secret_value(),
     )
@@ -103,17 +102,16 @@ async def choose_new_password(wanted: PasswordReset, request: Request) -> None:
 async def request_verification(principal: PrincipalDep, request: Request) -> None:
     """Have a message sent that lets the account's owner show that its address is its own."""
     _require_user(principal)
+    await count_reset(principal.subject)
     identity = identity_of(request)
-    await identity.limits.count_reset(principal.subject)
     sending = send_verification(identity, principal.subject)
     identity.runtime.background.start(sending, name="backstay.verification")
 
 
 async def verify_address(wanted: AddressVerification, request: Request) -> None:
     """Show that the account's address is its owner's, by what the message brought."""
-    identity = identity_of(request)
-    await identity.limits.count_confirmation()
-    await confirm_address(identity, token=wanted.token.get_secret_value())
+    await count_confirmation()
+    await confirm_address(identity_of(request), token=wanted.token.get_secret_value())
 
 
 def _require_user(principal: PrincipalDep) -> None:

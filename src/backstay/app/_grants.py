@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from backstay.app._identity import Identity
+from backstay.app._login_limits import count_login, count_refresh
 from backstay.app._oauth_forms import OAuthError, OAuthForm
 from backstay.app._session_states import forget_sessions
 from backstay.db import AsyncSession
@@ -37,7 +38,7 @@ async def grant(identity: Identity, form: OAuthForm) -> dict[str, Any]:
 async def _grant_login(identity: Identity, form: OAuthForm) -> dict[str, Any]:
     login, password = form.require("username"), form.require("password")
     wanted = form.scopes
-    await identity.limits.count_login(login)
+    await count_login(login)
     found = await identity.check_login(login, password)
     if found is None:
         raise _refuse_login()
@@ -68,7 +69,7 @@ def _narrow(owned: frozenset[str], wanted: frozenset[str] | None) -> frozenset[s
 
 async def _grant_refresh(identity: Identity, form: OAuthForm) -> dict[str, Any]:
     token, wanted = form.require("refresh_token"), form.scopes
-    await identity.limits.count_refresh(token)
+    await count_refresh(token)
     async with identity.runtime.database.transaction() as session:
         renewal = await identity.sessions.renew(session, token, client_id=_name_client(identity, form))
         scopes = await _find_scopes(identity, session, renewal)
@@ -130,7 +131,7 @@ async def revoke(identity: Identity, form: OAuthForm) -> None:
         OAuthError: There is no token in the form.
     """
     token, client_id = form.require("token"), _name_client(identity, form)
-    await identity.limits.count_refresh(token)
+    await count_refresh(token)
     async with identity.runtime.database.transaction() as session:
         ended = await identity.sessions.revoke_token(session, token, client_id=client_id)
         if ended is None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
-from backstay.app._login_limits import LoginLimits
 from backstay.app._session_states import find_api_key_state, find_session_end
 from backstay.app._verified_tokens import VerifiedTokens
 from backstay.app.accounts import Account, Accounts, delivers
@@ -105,7 +104,6 @@ class Identity:
     """What proves who calls, while the app serves.
 
     Attributes:
-        limits: How often logins and the like may be tried.
         sessions: The logins.
         one_time_tokens: Those for resets and verifications.
         passwords: Checks and hashes them.
@@ -127,7 +125,6 @@ class Identity:
         self.runtime = runtime
         self.passwords = passwords
         self.realm = runtime.settings.name
-        self.limits = LoginLimits(runtime.settings.security)
         self.sessions = Sessions(runtime.database, runtime.settings.security, opaque)
         self.one_time_tokens = OneTimeTokens(runtime.database, opaque)
 

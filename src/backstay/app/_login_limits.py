@@ -9,78 +9,90 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from functools import lru_cache
 
 from backstay.app.limits import RateLimit, rate_limit
+from backstay.app.runtime import current_runtime
 from backstay.settings.security import SecuritySettings
 
-__all__ = ["LoginLimits"]
+__all__ = ["count_confirmation", "count_login", "count_refresh", "count_reset"]
+
+
+async def count_login(login: str) -> None:
+    """Count an attempt to log in.
+
+    Raises:
+        RateLimitedError: It is one too many.
+    """
+    limits = _limits()
+    await _hit(limits.login)
+    await _hit(limits.login_of_account, account=_digest(login))
+
+
+async def count_refresh(refresh_token: str) -> None:
+    """Count an attempt to get another access token.
+
+    Raises:
+        RateLimitedError: It is one too many.
+    """
+    limits = _limits()
+    await _hit(limits.refresh)
+    await _hit(limits.refresh_of_token, token=_digest(refresh_token))
+
+
+async def count_reset(login: str) -> None:
+    """Count a request for a message to an account.
+
+    Raises:
+        RateLimitedError: It is one too many.
+    """
+    limits = _limits()
+    await _hit(limits.reset)
+    await _hit(limits.reset_of_account, account=_digest(login))
+
+
+async def count_confirmation() -> None:
+    """Count an attempt to use what was in a message.
+
+    Raises:
+        RateLimitedError: It is one too many.
+    """
+    await _hit(_limits().confirmation)
 
 
 class LoginLimits:
-    """Counts the attempts of a service's callers.
-
-    Args:
-        settings: How many may come from one address, and from all: many users may share one.
-    """
+    """How often, by setting where many users may share an address or come at one hour."""
 
     def __init__(self, settings: SecuritySettings) -> None:
-        self._login = (
+        self.login = (
             rate_limit("logins:{ip}", limit=settings.logins_per_address, per="15m"),
             rate_limit("logins", limit=settings.logins_per_minute, per="1m"),
         )
-        self._login_of_account = (
+        self.login_of_account = (
             rate_limit("logins:{account}:{ip}", limit=5, per="15m"),
             rate_limit("logins:{account}", limit=100, per="1h"),
         )
-        self._refresh = (
+        self.refresh = (
             rate_limit("refreshes:{ip}", limit=settings.refreshes_per_address, per="15m"),
             rate_limit("refreshes", limit=settings.refreshes_per_minute, per="1m"),
         )
-        self._refresh_of_token = (rate_limit("refreshes:{token}", limit=10, per="1m"),)
-        self._reset = (
+        self.refresh_of_token = (rate_limit("refreshes:{token}", limit=10, per="1m"),)
+        self.reset = (
             rate_limit("resets:{ip}", limit=20, per="1h"),
             rate_limit("resets", limit=300, per="1m"),
         )
-        self._reset_of_account = (rate_limit("resets:{account}", limit=3, per="1h"),)
-        self._confirmation = (
+        self.reset_of_account = (rate_limit("resets:{account}", limit=3, per="1h"),)
+        self.confirmation = (
             rate_limit("confirmations:{ip}", limit=30, per="1h"),
             rate_limit("confirmations", limit=300, per="1m"),
         )
 
-    async def count_login(self, login: str) -> None:
-        """Count an attempt to log in.
 
-        Raises:
-            RateLimitedError: It is one too many.
-        """
-        await _hit(self._login)
-        await _hit(self._login_of_account, account=_digest(login))
+_make_limits = lru_cache(LoginLimits)
 
-    async def count_refresh(self, refresh_token: str) -> None:
-        """Count an attempt to get another access token.
 
-        Raises:
-            RateLimitedError: It is one too many.
-        """
-        await _hit(self._refresh)
-        await _hit(self._refresh_of_token, token=_digest(refresh_token))
-
-    async def count_reset(self, login: str) -> None:
-        """Count a request for a message to an account.
-
-        Raises:
-            RateLimitedError: It is one too many.
-        """
-        await _hit(self._reset)
-        await _hit(self._reset_of_account, account=_digest(login))
-
-    async def count_confirmation(self) -> None:
-        """Count an attempt to use what was in a message.
-
-        Raises:
-            RateLimitedError: It is one too many.
-        """
-        await _hit(self._confirmation)
+def _limits() -> LoginLimits:
+    return _make_limits(current_runtime().settings.security)
 
 
 async def _hit(limits: tuple[RateLimit, ...], **values: object) -> None:

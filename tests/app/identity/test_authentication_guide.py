@@ -89,8 +89,8 @@ def test_its_service_passes_its_test(pytester: pytest.Pytester) -> None:
 )
 def test_its_limits_are_those_of_the_code(name: str) -> None:
     spans = {"15 minutes": 900, "hour": 3600, "a minute": 60}
-    counter = LoginLimits(SecuritySettings())
-    limits = (*counter._login, *counter._login_of_account, *counter._refresh)
+    all_limits = LoginLimits(SecuritySettings())
+    limits = (*all_limits.login, *all_limits.login_of_account, *all_limits.refresh)
     counted = {(limit.dependency.quota.limit, limit.dependency.quota.per.total_seconds()) for limit in limits}
     count = int(name.split(maxsplit=1)[0])
     seconds = next(seconds for words, seconds in spans.items() if words in name)
