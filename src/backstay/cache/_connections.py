@@ -1,8 +1,9 @@
 """A few connections to one Redis, each greeted before its first use, each call with a limit of its own.
 
-redis-py makes the connections: addresses, TLS, passwords, the wire format. Its pool and client are left out:
-on a hit they cost more than the round trip, and a connection has to be dropped whenever a reply may still be
-on its way, or the next caller would read it.
+redis-py makes the connections: addresses, TLS, passwords, replies. Its pool and client are left out: on a hit
+they cost more than the round trip, and a connection has to be dropped whenever a reply may still be on its
+way, or the next caller would read it. hiredis writes the commands, too: in Python that takes 12 us for one of
+ten words.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -174,7 +176,8 @@ class Connections:
 
 async def ask(connection: AbstractConnection, *command: str | bytes | int) -> Reply:
     """Send one command over one connection and return its reply."""
-    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stubs know tuples of one word
+    await connection.send_packed_command(packed, check_health=False)
     return await connection.read_response()
 
 
