@@ -2,8 +2,8 @@
 
 redis-py makes the connections: addresses, TLS, passwords, replies. Its pool and client are left out: on a hit
 they cost more than the round trip, and a connection has to be dropped whenever a reply may still be on its
-way, or the next caller would read it. hiredis writes the commands, too: in Python that takes 12 us for one of
-ten words.
+way, or the next caller would read it. hiredis writes the commands, too: one of ten words takes 6 us in
+Python, and 0.9 in C.
 """
 
 from __future__ import annotations
