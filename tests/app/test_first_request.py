@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 _SCRIPT = """
 import asyncio
@@ -72,9 +73,9 @@ asyncio.run(main())
 """
 
 
-def test_what_it_needs_is_imported_before_it_is_ready(tmp_path: object) -> None:
+def test_what_it_needs_is_imported_before_it_is_ready(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", _SCRIPT], cwd=str(tmp_path), capture_output=True, text=True, check=False
+        [sys.executable, "-c", _SCRIPT], cwd=tmp_path, capture_output=True, text=True, check=False
     )
 
     assert run.stdout.splitlines()[-1:] == ["[200, 200, 400, 200, 200] []"], run.stderr

@@ -5,7 +5,6 @@ These tests stand below `Database`, so they bring an engine of their own.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backstay.db import Database
 from backstay.testing._databases import DatabaseMaker, ServerMissingError
+from backstay.testing.databases import _give_up
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -49,9 +49,7 @@ def _created_on_the_server(maker: DatabaseMaker) -> Iterator[str]:
     try:
         url = maker.create("postgresql", _leave_empty)
     except ServerMissingError as error:
-        if error.is_configured or os.environ.get("BACKSTAY_REQUIRE_SERVERS"):
-            raise
-        pytest.skip(str(error))
+        _give_up(error)
     yield make_url(url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
     maker.remove("postgresql", url)
 

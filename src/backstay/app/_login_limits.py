@@ -17,6 +17,8 @@ from backstay.settings.security import SecuritySettings
 
 __all__ = ["count_confirmation", "count_login", "count_refresh", "count_reset"]
 
+_limit = lru_cache(rate_limit)  # reading templates is not for each attempt
+
 
 async def count_login(login: str) -> None:
     """Count an attempt to log in.
@@ -65,34 +67,31 @@ class LoginLimits:
 
     def __init__(self, settings: SecuritySettings) -> None:
         self.login = (
-            rate_limit("logins:{ip}", limit=settings.logins_per_address, per="15m"),
-            rate_limit("logins", limit=settings.logins_per_minute, per="1m"),
+            _limit("logins:{ip}", limit=settings.logins_per_address, per="15m"),
+            _limit("logins", limit=settings.logins_per_minute, per="1m"),
         )
         self.login_of_account = (
-            rate_limit("logins:{account}:{ip}", limit=5, per="15m"),
-            rate_limit("logins:{account}", limit=100, per="1h"),
+            _limit("logins:{account}:{ip}", limit=5, per="15m"),
+            _limit("logins:{account}", limit=100, per="1h"),
         )
         self.refresh = (
-            rate_limit("refreshes:{ip}", limit=settings.refreshes_per_address, per="15m"),
-            rate_limit("refreshes", limit=settings.refreshes_per_minute, per="1m"),
+            _limit("refreshes:{ip}", limit=settings.refreshes_per_address, per="15m"),
+            _limit("refreshes", limit=settings.refreshes_per_minute, per="1m"),
         )
-        self.refresh_of_token = (rate_limit("refreshes:{token}", limit=10, per="1m"),)
+        self.refresh_of_token = (_limit("refreshes:{token}", limit=10, per="1m"),)
         self.reset = (
-            rate_limit("resets:{ip}", limit=20, per="1h"),
-            rate_limit("resets", limit=300, per="1m"),
+            _limit("resets:{ip}", limit=20, per="1h"),
+            _limit("resets", limit=300, per="1m"),
         )
-        self.reset_of_account = (rate_limit("resets:{account}", limit=3, per="1h"),)
+        self.reset_of_account = (_limit("resets:{account}", limit=3, per="1h"),)
         self.confirmation = (
-            rate_limit("confirmations:{ip}", limit=30, per="1h"),
-            rate_limit("confirmations", limit=300, per="1m"),
+            _limit("confirmations:{ip}", limit=30, per="1h"),
+            _limit("confirmations", limit=300, per="1m"),
         )
-
-
-_make_limits = lru_cache(LoginLimits)
 
 
 def _limits() -> LoginLimits:
-    return _make_limits(current_runtime().settings.security)
+    return LoginLimits(current_runtime().settings.security)
 
 
 async def _hit(limits: tuple[RateLimit, ...], **values: object) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, NoReturn, cast, get_args
 from uuid import uuid4
 
 import pytest
@@ -190,7 +190,7 @@ def database_url(
     _database_maker.remove(database_kind, url)
 
 
-def _give_up(error: ServerMissingError) -> None:
+def _give_up(error: ServerMissingError) -> NoReturn:
     if error.is_configured or _servers_are_required():
         pytest.fail(str(error), pytrace=False)
     pytest.skip(str(error))

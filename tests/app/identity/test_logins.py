@@ -12,7 +12,17 @@ from sqlalchemy import update
 from backstay.db import Database
 from backstay.logging import captured_logs
 from backstay.settings import SecuritySettings, Settings
-from identity_service import PASSWORD, WEAK_HASHING, Member, bearer, calling, log_in, refresh
+from identity_service import (
+    PASSWORD,
+    WEAK_HASHING,
+    Member,
+    Members,
+    bearer,
+    calling,
+    log_in,
+    make_service,
+    refresh,
+)
 
 Register = Callable[..., Awaitable[Member]]
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
@@ -412,6 +422,17 @@ class TestLimitsThatAreSet:
 
         assert statuses == [400] * 10 + [429]
         assert from_elsewhere == [400] * 3 + [429]
+
+    async def test_a_section_of_the_services_own_may_hold_what_has_no_hash(
+        self, settings: Settings, members: Members
+    ) -> None:
+        class OwnSecurity(SecuritySettings):
+            partners: list[str]
+
+        own = OwnSecurity(**dict(settings.security), partners=["acme"])
+        service = make_service(settings.model_copy(update={"security": own}), members)
+        async with service.router.lifespan_context(service), calling(service, "192.0.2.9") as caller:
+            assert (await log_in(caller, "eve@example.org")).status_code == 400
 
 
 class TestDiscovery:
